@@ -1,0 +1,56 @@
+//! The Java for a server: one that is on this machine, of a version which the server takes, with the module
+//! `jdk.attach` (a server attaches to itself; runtimes that are not a JDK often lack it).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use super::Flavor;
+use crate::places;
+use crate::prerequisites::find_program;
+
+/// Its folder: of `ES_JAVA_HOME`, `JAVA_HOME`, `/usr/lib/jvm` or the `PATH`, the first that will do. When the server
+/// runs as another user it must be able to read it. The error says how to install one.
+pub fn find(flavor: Flavor) -> Result<PathBuf> {
+    let (oldest, newest, package) = match flavor {
+        Flavor::V8 => (17, 24, "openjdk-17-jdk-headless"),
+        Flavor::V9 => (21, 25, "openjdk-21-jdk-headless"),
+    };
+    let others_read_it = rustix::process::geteuid().is_root();
+    let mut homes: Vec<PathBuf> =
+        ["ES_JAVA_HOME", "JAVA_HOME"].iter().filter_map(std::env::var_os).map(PathBuf::from).collect();
+    homes.extend(
+        fs::read_dir("/usr/lib/jvm").into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())),
+    );
+    homes.extend(
+        find_program("java")
+            .and_then(|java| java.canonicalize().ok()?.ancestors().nth(2).map(Path::to_owned)),
+    );
+    let fits = |home: &PathBuf| {
+        version(home).is_some_and(|version| (oldest..=newest).contains(&version))
+            && (!others_read_it || places::readable_by_others(&home.join("bin/java")))
+            && attaches(home)
+    };
+    match homes.into_iter().find(fits) {
+        Some(home) => Ok(home),
+        None => bail!(
+            "java, a JDK of version {oldest} to {newest} (runs Elasticsearch {}): apt-get install {package} \
+             (or unpack one below /usr/lib/jvm, or set JAVA_HOME to it)",
+            flavor.version()
+        ),
+    }
+}
+
+/// The first number of its version, from the file `release` which each Java has.
+fn version(home: &Path) -> Option<u32> {
+    let release = fs::read_to_string(home.join("release")).ok()?;
+    let version = release.lines().find_map(|line| line.strip_prefix("JAVA_VERSION="))?.trim_matches('"');
+    version.split(['.', '+', '-']).next()?.parse().ok()
+}
+
+fn attaches(home: &Path) -> bool {
+    let modules = Command::new(home.join("bin/java")).arg("--list-modules").output();
+    modules.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("jdk.attach@"))
+}
