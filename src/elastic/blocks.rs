@@ -1,0 +1,145 @@
+//! Write blocks: set, certain, lifted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::admin::{ACK_TIMEOUT, settings_call};
+use super::call::Call;
+use super::cluster::{Cluster, groups, parse};
+use super::error::{ElasticError, ErrorCategory, Result};
+use super::names::IndexName;
+
+const BLOCKING: &str = "block writes";
+const UNBLOCKING: &str = "unblock writes";
+
+#[derive(Deserialize)]
+struct Blocked {
+    acknowledged: bool,
+    shards_acknowledged: bool,
+    #[serde(default)]
+    indices: Vec<BlockedIndex>,
+}
+
+#[derive(Deserialize)]
+struct BlockedIndex {
+    name: String,
+    #[serde(default)]
+    blocked: bool,
+}
+
+#[derive(Deserialize)]
+struct Acknowledged {
+    acknowledged: bool,
+}
+
+/// Flat settings by index.
+type Settings = BTreeMap<String, IndexSettings>;
+
+#[derive(Deserialize)]
+struct IndexSettings {
+    settings: BTreeMap<String, String>,
+}
+
+/// What a request to block says of one index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// Blocked, and the writes under way have ended.
+    Certain,
+    /// Tried, and a shard did not follow.
+    Uncertain,
+    /// Not mentioned: a block was there before, by whatever way.
+    WasBlocked,
+}
+
+impl Blocked {
+    fn of(&self, name: &IndexName) -> Answer {
+        match self.indices.iter().find(|index| index.name == name.as_str()) {
+            Some(index) if index.blocked && self.acknowledged && self.shards_acknowledged => Answer::Certain,
+            Some(_) => Answer::Uncertain,
+            None => Answer::WasBlocked,
+        }
+    }
+}
+
+impl Cluster {
+    /// Refuses writes to indices from now on, and waits for those under way; returns the indices where that is
+    /// certain. Indices that do not exist are not among them.
+    ///
+    /// An index that had a block before counts only if the server has verified that block (it says so from 8.18
+    /// on); otherwise the block is taken off and set again, because a block that was set by other means says
+    /// nothing of the writes that were under way.
+    pub async fn block_writes(&self, indices: &[IndexName]) -> Result<BTreeSet<IndexName>> {
+        let mut blocked = BTreeSet::new();
+        for group in groups(indices) {
+            let (answer, asked) = self.block(&group).await?;
+            for name in asked {
+                let of = answer.as_ref().map_or(Answer::Uncertain, |answer| answer.of(name));
+                if of == Answer::Certain || self.block_alone(name, of).await? {
+                    blocked.insert(name.clone());
+                }
+            }
+        }
+        Ok(blocked)
+    }
+
+    /// Blocks an index for which the answer of its group was not certain.
+    async fn block_alone(&self, name: &IndexName, of_group: Answer) -> Result<bool> {
+        if of_group == Answer::WasBlocked {
+            if self.is_verified(name).await? {
+                return Ok(true);
+            }
+            self.unblock_writes(std::slice::from_ref(name)).await?;
+        }
+        let (answer, _) = self.block(&[name]).await?;
+        match answer.map(|answer| answer.of(name)) {
+            Some(Answer::Certain) => Ok(true),
+            // The request of its group, or one before it that was sent twice, came through after all.
+            Some(Answer::WasBlocked) => self.is_verified(name).await,
+            Some(Answer::Uncertain) | None => Ok(false),
+        }
+    }
+
+    async fn block<'a>(&self, names: &[&'a IndexName]) -> Result<(Option<Blocked>, Vec<&'a IndexName>)> {
+        let call =
+            |list: &str| Call::put(BLOCKING, format!("/{list}/_block/write")).with("timeout", ACK_TIMEOUT);
+        let (answer, asked) = self.send_for_existing(names, call).await?;
+        let answer = answer.map(|answer| parse(BLOCKING, &answer)).transpose()?;
+        Ok((answer, asked))
+    }
+
+    /// Whether the server says that the index is blocked and that no write is under way.
+    async fn is_verified(&self, name: &IndexName) -> Result<bool> {
+        let call = |list: &str| {
+            Call::get(BLOCKING, format!("/{list}/_settings/index.blocks.write,index.verified_read_only"))
+                .with("flat_settings", "true")
+        };
+        let (answer, _) = self.send_for_existing(&[name], call).await?;
+        let Some(answer) = answer else { return Ok(false) };
+        let all: Settings = parse(BLOCKING, &answer)?;
+        let is_true = |key: &str| {
+            let index = all.get(name.as_str());
+            index.and_then(|index| index.settings.get(key)).map(String::as_str) == Some("true")
+        };
+        Ok(is_true("index.blocks.write") && is_true("index.verified_read_only"))
+    }
+
+    /// Allows writes again; indices that do not exist are passed over.
+    pub async fn unblock_writes(&self, indices: &[IndexName]) -> Result<()> {
+        let settings = json!({"index.blocks.write": null});
+        for group in groups(indices) {
+            let call = |list: &str| settings_call(UNBLOCKING, list, &settings);
+            let (answer, _) = self.send_for_existing(&group, call).await?;
+            let is_done = match answer {
+                Some(answer) => parse::<Acknowledged>(UNBLOCKING, &answer)?.acknowledged,
+                None => true,
+            };
+            if !is_done {
+                let reason = "the server did not acknowledge it in time";
+                return Err(ElasticError::new(ErrorCategory::Unavailable, UNBLOCKING, reason));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,407 @@
+//! Writing many chunks with one request.
+//!
+//! A [`BulkBody`] is one growing buffer that becomes the request's body without a copy. Every item carries an
+//! external version, so a body may be sent again whatever happened to it before. On failure of single items the
+//! others stand; [`BulkOutcome`] says what became of each, in order.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::call::Call;
+use super::cluster::{Cluster, encoded, parse};
+use super::error::{
+    ElasticError, ErrorCategory, INDEX_CLOSED, INDEX_NOT_FOUND, Result, category_of, shortened,
+};
+
+const WRITING: &str = "write in bulk";
+
+/// Largest body that is sent, in bytes: the server's default of `http.max_content_length`.
+pub const MAX_BULK_BYTES: usize = 100 * 1024 * 1024;
+
+/// How the version of an item is compared with that of the chunk in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BulkVersioning {
+    /// Written if greater; otherwise [`BulkItem::AlreadyThere`].
+    External,
+    /// Written if greater or equal; otherwise [`BulkItem::AlreadyThere`].
+    ExternalGte,
+}
+
+impl BulkVersioning {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::External => "external",
+            Self::ExternalGte => "external_gte",
+        }
+    }
+}
+
+/// The body of a bulk request while it is built.
+#[derive(Debug, Default)]
+pub struct BulkBody {
+    buffer: Vec<u8>,
+    /// Where each finished item ends.
+    ends: Vec<usize>,
+}
+
+impl BulkBody {
+    /// An empty body with room for that many bytes.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { buffer: Vec::with_capacity(bytes), ends: Vec::new() }
+    }
+
+    /// Begins to index a chunk: append its JSON, on one line, to what is returned, then call [`BulkBody::end`], or
+    /// [`BulkBody::cancel`] to take the item back.
+    ///
+    /// An item that was begun and not ended is taken back.
+    pub fn begin_index(&mut self, id: &str, version: i64, versioning: BulkVersioning) -> &mut Vec<u8> {
+        self.cancel();
+        self.push_action("index", id, version, versioning);
+        &mut self.buffer
+    }
+
+    /// Ends the item that [`BulkBody::begin_index`] began.
+    pub fn end(&mut self) {
+        if self.buffer.len() > self.finished() {
+            self.buffer.push(b'\n');
+            self.ends.push(self.buffer.len());
+        }
+    }
+
+    /// Takes back the item that was begun and not ended, if there is one.
+    pub fn cancel(&mut self) {
+        self.buffer.truncate(self.finished());
+    }
+
+    /// Adds the deletion of a chunk, unless its version is the given one or greater.
+    pub fn push_delete(&mut self, id: &str, version: i64) {
+        self.cancel();
+        self.push_action("delete", id, version, BulkVersioning::External);
+        self.ends.push(self.buffer.len());
+    }
+
+    /// Number of finished items.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is no finished item.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Size of the finished items, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.finished()
+    }
+
+    /// Makes it a request; no byte is copied.
+    #[must_use]
+    pub fn freeze(mut self) -> BulkRequest {
+        self.cancel();
+        BulkRequest { body: Bytes::from(self.buffer), ends: self.ends.into() }
+    }
+
+    fn finished(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    fn push_action(&mut self, action: &str, id: &str, version: i64, versioning: BulkVersioning) {
+        let mut line = String::with_capacity(id.len() + 80);
+        // Writing to a String cannot fail; Value's Display quotes and escapes.
+        let _ = writeln!(
+            line,
+            r#"{{"{action}":{{"_id":{},"version":{version},"version_type":"{}"}}}}"#,
+            serde_json::Value::from(id),
+            versioning.as_str()
+        );
+        self.buffer.extend_from_slice(line.as_bytes());
+    }
+}
+
+/// A finished body. Clones share its bytes, so a caller can keep one for what has to be sent again.
+#[derive(Debug, Clone)]
+pub struct BulkRequest {
+    body: Bytes,
+    ends: Arc<[usize]>,
+}
+
+impl From<BulkBody> for BulkRequest {
+    fn from(body: BulkBody) -> Self {
+        body.freeze()
+    }
+}
+
+impl BulkRequest {
+    /// Number of items.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is no item.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Size, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// A request with these items alone, by their places; places that do not exist are passed over.
+    #[must_use]
+    pub fn only(&self, places: impl IntoIterator<Item = usize>) -> Self {
+        let mut part = BulkBody::default();
+        for place in places {
+            let Some(&end) = self.ends.get(place) else { continue };
+            let start = place.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+            part.buffer.extend_from_slice(self.body.get(start..end).unwrap_or_default());
+            part.ends.push(part.buffer.len());
+        }
+        part.freeze()
+    }
+
+    /// The first and the second half of the items, for a server that refused the whole as too large.
+    #[must_use]
+    pub fn halves(&self) -> (Self, Self) {
+        let middle = self.len().div_ceil(2);
+        (self.only(0..middle), self.only(middle..self.len()))
+    }
+}
+
+/// What became of a bulk request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BulkOutcome {
+    /// One for each item, in order.
+    pub items: Vec<BulkItem>,
+}
+
+/// What became of one item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BulkItem {
+    /// Written or deleted.
+    Applied,
+    /// The chunk in place has that version or a greater one.
+    AlreadyThere,
+    /// Not done for a passing reason; send it again.
+    Retry(String),
+    /// Not done, for a reason that lies in the chunk.
+    Refused(BulkRefusal),
+    /// A deletion of a chunk that is not there.
+    Missing,
+}
+
+/// Why the server refused a chunk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BulkRefusal {
+    /// The item's status.
+    pub status: u16,
+    /// The server's name of the error.
+    pub kind: String,
+    /// The server's reason, shortened.
+    pub reason: String,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    index: Option<ItemResult>,
+    delete: Option<ItemResult>,
+}
+
+#[derive(Deserialize)]
+struct ItemResult {
+    status: u16,
+    error: Option<ItemError>,
+}
+
+#[derive(Deserialize)]
+struct ItemError {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    reason: Option<String>,
+}
+
+impl Cluster {
+    /// Writes the items to `target`, an index or an alias; with `require_alias` only if it is an alias, so that a
+    /// destination that was deleted is never created again by writing to it.
+    ///
+    /// Lost connections and refusals of the whole request (429, 503) are tried again inside, within bounds; so a
+    /// bulk may arrive twice, which its versions make harmless. Errors: [`ErrorCategory::Overloaded`],
+    /// [`ErrorCategory::Unavailable`] or [`ErrorCategory::Unreachable`] after that; [`ErrorCategory::TooLarge`]: send
+    /// halves; and, although the server reports them item by item, whatever concerns the target rather than a chunk:
+    /// [`ErrorCategory::NotFound`], [`ErrorCategory::Forbidden`], a closed index. Such an error says nothing about
+    /// which items were written.
+    pub async fn bulk(
+        &self,
+        target: &str,
+        require_alias: bool,
+        body: impl Into<BulkRequest> + Send,
+    ) -> Result<BulkOutcome> {
+        let request = body.into();
+        if request.is_empty() {
+            return Ok(BulkOutcome { items: Vec::new() });
+        }
+        if request.bytes() > MAX_BULK_BYTES {
+            let reason = format!("the body has {} bytes, more than {MAX_BULK_BYTES}", request.bytes());
+            return Err(ElasticError::new(ErrorCategory::TooLarge, WRITING, reason));
+        }
+        let call = Call::post(WRITING, format!("/{}/_bulk", encoded(target)))
+            .with("pipeline", "_none")
+            .with("require_alias", if require_alias { "true" } else { "false" })
+            .with("timeout", "30s")
+            .with("filter_path", "errors,items.*.status,items.*.error.type,items.*.error.reason")
+            .lines(request.body.clone());
+        let answer = self.send(&call).await?;
+        outcome(&answer, request.len())
+    }
+}
+
+/// Reads the answer of a bulk; every item is looked at, `errors: false` is not taken for all of them.
+fn outcome(answer: &[u8], sent: usize) -> Result<BulkOutcome> {
+    let answer: Answer = parse(WRITING, answer)?;
+    if answer.items.len() != sent {
+        let reason = format!("{} items were answered of {sent} sent", answer.items.len());
+        return Err(ElasticError::bad_answer(WRITING, reason));
+    }
+    let items = answer.items.into_iter().map(item).collect::<Result<Vec<_>>>()?;
+    Ok(BulkOutcome { items })
+}
+
+fn item(item: Item) -> Result<BulkItem> {
+    let (is_delete, result) = match item {
+        Item { index: Some(result), delete: None } => (false, result),
+        Item { index: None, delete: Some(result) } => (true, result),
+        _ => return Err(ElasticError::bad_answer(WRITING, "an item is neither an index nor a delete")),
+    };
+    let Some(error) = result.error else {
+        return match result.status {
+            200..=299 => Ok(BulkItem::Applied),
+            404 if is_delete => Ok(BulkItem::Missing),
+            status => {
+                Err(ElasticError::bad_answer(WRITING, format!("an item has status {status} and no error")))
+            }
+        };
+    };
+    let kind = error.kind.unwrap_or_default();
+    let reason = shortened(&error.reason.unwrap_or_default());
+    let of_target = || {
+        let reason = format!("HTTP {}, {kind}: {reason}", result.status);
+        Err(ElasticError::new(category_of(result.status), WRITING, reason).with_kind(&kind))
+    };
+    match result.status {
+        409 if kind == "version_conflict_engine_exception" => Ok(BulkItem::AlreadyThere),
+        429 | 500..=599 => Ok(BulkItem::Retry(format!("HTTP {}, {kind}: {reason}", result.status))),
+        401 | 403 => of_target(),
+        _ if kind == INDEX_NOT_FOUND || kind == INDEX_CLOSED => of_target(),
+        status => Ok(BulkItem::Refused(BulkRefusal { status, kind, reason })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn two_items() -> BulkBody {
+        let mut body = BulkBody::with_capacity(64);
+        body.begin_index("a\"b\n", 7, BulkVersioning::External).extend_from_slice(b"{\"x\":1}");
+        body.end();
+        body.push_delete("c", 9);
+        body
+    }
+
+    #[test]
+    fn a_body_holds_an_action_and_a_chunk_on_a_line_each() {
+        let request = two_items().freeze();
+        let expected = concat!(
+            r#"{"index":{"_id":"a\"b\n","version":7,"version_type":"external"}}"#,
+            "\n{\"x\":1}\n",
+            r#"{"delete":{"_id":"c","version":9,"version_type":"external"}}"#,
+            "\n"
+        );
+        assert_eq!(std::str::from_utf8(&request.body).unwrap(), expected);
+        assert_eq!(request.len(), 2);
+    }
+
+    #[test]
+    fn an_item_that_was_not_ended_is_taken_back() {
+        let mut body = two_items();
+        let bytes = body.bytes();
+        body.begin_index("half", 1, BulkVersioning::ExternalGte).extend_from_slice(b"{\"hal");
+        assert_eq!((body.len(), body.bytes()), (2, bytes));
+        assert_eq!(body.freeze().bytes(), bytes);
+    }
+
+    #[test]
+    fn parts_hold_the_same_items() {
+        let whole = two_items().freeze();
+        let (first, second) = whole.halves();
+        assert_eq!((first.len(), second.len()), (1, 1));
+        assert_eq!([first.body, second.body.clone()].concat(), whole.body);
+        assert_eq!(whole.only([1, 5]).body, second.body);
+    }
+
+    #[test]
+    fn each_status_has_its_meaning() {
+        let answer = br#"{"errors":true,"items":[{"index":{"status":201}},{"delete":{"status":404}},
+            {"index":{"status":409,"error":{"type":"version_conflict_engine_exception","reason":"r"}}},
+            {"index":{"status":429,"error":{"type":"es_rejected_execution_exception","reason":"full"}}},
+            {"index":{"status":400,"error":{"type":"document_parsing_exception","reason":"bad"}}}]}"#;
+        let items = outcome(answer, 5).unwrap().items;
+        let refusal =
+            BulkRefusal { status: 400, kind: "document_parsing_exception".into(), reason: "bad".into() };
+        assert_eq!(
+            items,
+            [
+                BulkItem::Applied,
+                BulkItem::Missing,
+                BulkItem::AlreadyThere,
+                BulkItem::Retry("HTTP 429, es_rejected_execution_exception: full".into()),
+                BulkItem::Refused(refusal),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_concerns_the_target_is_an_error_of_the_request() {
+        for (status, kind, category) in [
+            (404, INDEX_NOT_FOUND, ErrorCategory::NotFound),
+            (403, "cluster_block_exception", ErrorCategory::Forbidden),
+            (400, INDEX_CLOSED, ErrorCategory::Invalid),
+        ] {
+            let answer = format!(
+                r#"{{"errors":true,"items":[{{"index":{{"status":{status},"error":{{"type":"{kind}","reason":"r"}}}}}}]}}"#
+            );
+            let error = outcome(answer.as_bytes(), 1).unwrap_err();
+            assert_eq!((error.category(), error.kind()), (category, Some(kind)));
+        }
+    }
+
+    #[test]
+    fn another_number_of_items_or_a_strange_one_is_a_bad_answer() {
+        for answer in [
+            r#"{"errors":false,"items":[{"index":{"status":201}}]}"#,
+            r#"{"errors":false}"#,
+            r#"{"errors":false,"items":[{"index":{"status":201}},{}]}"#,
+            r#"{"errors":false,"items":[{"index":{"status":201}},{"index":{"status":300}}]}"#,
+        ] {
+            let error = outcome(answer.as_bytes(), 2).unwrap_err();
+            assert_eq!(error.category(), ErrorCategory::BadAnswer, "{answer}");
+        }
+    }
+}

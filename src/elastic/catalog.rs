@@ -1,0 +1,249 @@
+//! What exists in a cluster: indices, aliases, data streams; settings and mappings; privileges.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::call::Call;
+use super::cluster::{Cluster, groups, parse};
+use super::error::{ElasticError, ErrorCategory, Result};
+use super::info::IndexInfo;
+use super::names::IndexName;
+use super::retry::RetryPolicy;
+
+const RESOLVING: &str = "list the indices";
+const DESCRIBING: &str = "read settings and mappings";
+const REFRESHING: &str = "refresh";
+const ASKING_PRIVILEGES: &str = "ask for our privileges";
+
+/// Something that a name means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CatalogEntry {
+    /// A concrete index.
+    Index {
+        /// Its name.
+        name: IndexName,
+        /// Whether it is open.
+        open: bool,
+        /// The aliases that include it.
+        aliases: Vec<String>,
+    },
+    /// An alias.
+    Alias {
+        /// Its name.
+        name: String,
+        /// The indices it stands for.
+        indices: Vec<IndexName>,
+    },
+    /// A data stream.
+    DataStream {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct Resolved {
+    #[serde(default)]
+    indices: Vec<ResolvedIndex>,
+    #[serde(default)]
+    aliases: Vec<ResolvedAlias>,
+    #[serde(default)]
+    data_streams: Vec<ResolvedStream>,
+}
+
+#[derive(Deserialize)]
+struct ResolvedIndex {
+    name: String,
+    #[serde(default)]
+    aliases: Vec<String>,
+    #[serde(default)]
+    attributes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct ResolvedAlias {
+    name: String,
+    #[serde(default)]
+    indices: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct ResolvedStream {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Described {
+    #[serde(default)]
+    mappings: Value,
+    #[serde(default)]
+    settings: Map<String, Value>,
+    #[serde(default)]
+    defaults: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct Broadcast {
+    #[serde(rename = "_shards")]
+    shards: BroadcastShards,
+}
+
+#[derive(Deserialize)]
+struct BroadcastShards {
+    total: u64,
+    failed: u64,
+    #[serde(default)]
+    failures: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+struct Privileges {
+    #[serde(default)]
+    cluster: BTreeMap<String, bool>,
+    #[serde(default)]
+    index: BTreeMap<String, BTreeMap<String, bool>>,
+}
+
+impl Cluster {
+    /// Everything that has a name and that we may see: open, closed and hidden indices, aliases, data streams.
+    ///
+    /// Indices whose name this program cannot use (they date from versions with other rules) are passed over.
+    pub async fn resolve(&self) -> Result<Vec<CatalogEntry>> {
+        let call = Call::get(RESOLVING, "/_resolve/index/*").with("expand_wildcards", "open,closed,hidden");
+        let resolved: Resolved = self.ask(&call).await?;
+        let indices = resolved.indices.into_iter().filter_map(|index| {
+            let open = !index.attributes.iter().any(|attribute| attribute == "closed");
+            Some(CatalogEntry::Index { name: known(&index.name)?, open, aliases: index.aliases })
+        });
+        let aliases = resolved.aliases.into_iter().map(|alias| CatalogEntry::Alias {
+            name: alias.name,
+            indices: alias.indices.iter().filter_map(|name| known(name)).collect(),
+        });
+        let streams =
+            resolved.data_streams.into_iter().map(|stream| CatalogEntry::DataStream { name: stream.name });
+        Ok(indices.chain(aliases).chain(streams).collect())
+    }
+
+    /// Settings and mapping of each index; those that do not exist are absent.
+    pub async fn describe(&self, indices: &[IndexName]) -> Result<BTreeMap<IndexName, IndexInfo>> {
+        let mut found = BTreeMap::new();
+        for group in groups(indices) {
+            let call = |list: &str| {
+                Call::get(DESCRIBING, format!("/{list}"))
+                    .with("flat_settings", "true")
+                    .with("include_defaults", "true")
+                    .with("human", "true")
+                    .with("filter_path", DESCRIBED_PARTS)
+            };
+            let (answer, asked) = self.send_for_existing(&group, call).await?;
+            let Some(answer) = answer else { continue };
+            let mut described: BTreeMap<String, Described> = parse(DESCRIBING, &answer)?;
+            for name in asked {
+                let Some(index) = described.remove(name.as_str()) else {
+                    return Err(not_concrete(DESCRIBING, name));
+                };
+                let info =
+                    IndexInfo::new(index.mappings, index.settings, &index.defaults).ok_or_else(|| {
+                        ElasticError::bad_answer(
+                            DESCRIBING,
+                            format!("index `{name}` comes without its settings"),
+                        )
+                    })?;
+                found.insert(name.clone(), info);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes everything written so far visible to searches; indices that do not exist are passed over.
+    ///
+    /// An error if a single shard did not do it. Ask [`Cluster::primary_stats`] first and leave out the indices that
+    /// it has an error for: the server waits up to a minute for a primary that is not active, and keeps the others
+    /// of the list waiting with it.
+    pub async fn refresh(&self, indices: &[IndexName]) -> Result<()> {
+        for group in groups(indices) {
+            let call =
+                |list: &str| Call::post(REFRESHING, format!("/{list}/_refresh")).policy(RetryPolicy::brief());
+            let (answer, asked) = self.send_for_existing(&group, call).await?;
+            if let Some(answer) = answer {
+                check_broadcast(REFRESHING, &answer, asked.len())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The privileges that are wanted and that we do not have, each as `index pattern: privilege` or
+    /// `cluster: privilege`; empty also when security is off.
+    pub async fn missing_privileges(&self, on: &[(&str, &[&str])], cluster: &[&str]) -> Result<Vec<String>> {
+        let index: Vec<Value> = on
+            .iter()
+            .map(|(pattern, privileges)| json!({"names": [pattern], "privileges": privileges}))
+            .collect();
+        let call = Call::post(ASKING_PRIVILEGES, "/_security/user/_has_privileges")
+            .json(&json!({"cluster": cluster, "index": index}))
+            .policy(RetryPolicy::brief());
+        let answer = match self.ask::<Privileges>(&call).await {
+            Err(error) if security_is_off(&error) => return Ok(Vec::new()),
+            answer => answer?,
+        };
+        let has_cluster = |privilege: &&str| answer.cluster.get(*privilege) == Some(&true);
+        let mut missing: Vec<String> = cluster
+            .iter()
+            .filter(|privilege| !has_cluster(privilege))
+            .map(|privilege| format!("cluster: {privilege}"))
+            .collect();
+        for (pattern, privileges) in on {
+            let granted = answer.index.get(*pattern);
+            let has = |privilege: &&str| granted.and_then(|g| g.get(*privilege)) == Some(&true);
+            let lacking = privileges.iter().filter(|privilege| !has(privilege));
+            missing.extend(lacking.map(|privilege| format!("{pattern}: {privilege}")));
+        }
+        let unique: BTreeSet<String> = missing.into_iter().collect();
+        Ok(unique.into_iter().collect())
+    }
+}
+
+/// The parts of `GET /index` that are used; the defaults alone would be ten kilobytes for each index.
+const DESCRIBED_PARTS: &str = r"*.mappings,*.settings,*.defaults.index\.mapping\.exclude_source_vectors,*.defaults.index\.mapping\.source\.mode,*.defaults.index\.disable_sequence_numbers";
+
+fn known(name: &str) -> Option<IndexName> {
+    let parsed = IndexName::parse(name);
+    if let Err(error) = &parsed {
+        tracing::debug!(%error, "passed over");
+    }
+    parsed.ok()
+}
+
+/// The server answered under another name: what was asked for is an alias.
+pub(super) fn not_concrete(doing: &'static str, name: &IndexName) -> ElasticError {
+    ElasticError::new(ErrorCategory::Invalid, doing, format!("`{name}` is an alias, not an index"))
+}
+
+/// Checks an answer that every shard of at least `indices` indices had to give.
+pub(super) fn check_broadcast(doing: &'static str, answer: &[u8], indices: usize) -> Result<()> {
+    let Broadcast { shards } = parse(doing, answer)?;
+    if shards.failed > 0 {
+        let first = shards.failures.first().map(ToString::to_string).unwrap_or_default();
+        let reason = format!(
+            "{} of {} shards failed: {}",
+            shards.failed,
+            shards.total,
+            super::error::shortened(&first)
+        );
+        return Err(ElasticError::new(ErrorCategory::Unavailable, doing, reason));
+    }
+    if shards.total < u64::try_from(indices).unwrap_or(u64::MAX) {
+        let reason = format!("only {} shards were asked for {indices} indices", shards.total);
+        return Err(ElasticError::bad_answer(doing, reason));
+    }
+    Ok(())
+}
+
+/// Without security the server does not know this address at all.
+fn security_is_off(error: &ElasticError) -> bool {
+    let is_unknown_address = matches!(error.status(), Some(400 | 404 | 405 | 410 | 500));
+    let text = error.to_string();
+    is_unknown_address && (text.contains("no handler found") || text.contains("not enabled"))
+}

@@ -1,0 +1,263 @@
+//! Finding chunks by id or by a field, and counting them exactly: for verification and deletions.
+//!
+//! These are searches, so they see what was refreshed. An answer of which a shard is missing is an error.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::call::Call;
+use super::cluster::{Cluster, encoded, parse};
+use super::error::{ElasticError, ErrorCategory, Result};
+use super::names::{IndexName, SeqNo, ShardNumber};
+use super::shard_log::check::{Expected, accept};
+use super::shard_log::page::{parse_many, parse_single};
+use super::shard_log::{Hit, MAX_WINDOW, Page, ReadLane, header, push_line, search_body, taken_apart};
+
+const LOOKING_UP: &str = "look chunks up";
+const COUNTING: &str = "count chunks";
+
+/// Groups of one page of a counting aggregation; the server's limit is 65 536.
+const COUNT_PAGE: usize = 2000;
+/// Most groups that are counted, so that a wrong field cannot fill the memory.
+const MAX_GROUPS: usize = 5_000_000;
+
+/// Chunks that were found by their ids.
+#[derive(Debug, Clone, Default)]
+pub struct Lookup {
+    hits: HashMap<String, Hit>,
+}
+
+impl Lookup {
+    /// The chunk with that id, if it was found.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<&Hit> {
+        self.hits.get(id)
+    }
+
+    /// Number of chunks found.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.hits.len()
+    }
+
+    /// Whether none was found.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.hits.is_empty()
+    }
+
+    /// All that were found, in no particular order.
+    pub fn hits(&self) -> impl Iterator<Item = &Hit> {
+        self.hits.values()
+    }
+}
+
+/// Keys of one shard, in the order of its log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyPage {
+    /// Ids and versions.
+    pub keys: Vec<(String, i64)>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<SeqNo>,
+}
+
+#[derive(Deserialize)]
+struct CountAnswer {
+    count: u64,
+    #[serde(rename = "_shards")]
+    shards: Shards,
+}
+
+#[derive(Deserialize)]
+struct GroupAnswer {
+    timed_out: bool,
+    #[serde(rename = "_shards")]
+    shards: Shards,
+    aggregations: Groups,
+}
+
+#[derive(Deserialize)]
+struct Shards {
+    total: u64,
+    successful: u64,
+    failed: u64,
+}
+
+impl Shards {
+    fn check(&self, index: &IndexName) -> Result<()> {
+        if self.total > 0 && self.failed == 0 && self.successful == self.total {
+            return Ok(());
+        }
+        let reason = format!(
+            "index `{index}`: of {} shards {} answered and {} failed",
+            self.total, self.successful, self.failed
+        );
+        Err(ElasticError::bad_answer(COUNTING, reason))
+    }
+}
+
+#[derive(Deserialize)]
+struct Groups {
+    groups: GroupPage,
+}
+
+#[derive(Deserialize)]
+struct GroupPage {
+    #[serde(default)]
+    after_key: Option<Value>,
+    buckets: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    key: GroupKey,
+    doc_count: u64,
+}
+
+#[derive(Deserialize)]
+struct GroupKey {
+    value: i64,
+}
+
+/// Options of every search here: complete, of this index, now.
+fn strict(doing: &'static str, index: &IndexName, what: &str) -> Call {
+    Call::post(doing, format!("/{}/{what}", encoded(index.as_str())))
+        .with("ignore_unavailable", "false")
+        .with("allow_no_indices", "false")
+}
+
+fn strict_search(doing: &'static str, index: &IndexName) -> Call {
+    strict(doing, index, "_search")
+        .with("allow_partial_search_results", "false")
+        .with("request_cache", "false")
+}
+
+fn by_id(answer: &Bytes, index: &IndexName, lane: &ReadLane) -> Result<Lookup> {
+    let found = parse_single(answer, index, lane.vector_field())?;
+    let expected = Expected { shards: None, window: None, source: lane.has_source(), limit: None };
+    let page = accept(found, &expected, &format!("index `{index}`"))?;
+    let mut hits = HashMap::with_capacity(page.hits.len());
+    for hit in page.hits {
+        if let Some(twice) = hits.insert(hit.id.clone(), hit) {
+            let reason = format!("index `{index}` holds the id `{}` twice", twice.id);
+            return Err(ElasticError::bad_answer(LOOKING_UP, reason));
+        }
+    }
+    Ok(Lookup { hits })
+}
+
+impl Cluster {
+    /// Reads the chunks with these ids (at most 10 000); what is not found is absent.
+    ///
+    /// A chunk is found whatever shard it is on; if one id is on two shards, which routing can do, that is an error.
+    pub async fn lookup(&self, index: &IndexName, ids: &[&str], lane: ReadLane) -> Result<Lookup> {
+        if ids.is_empty() {
+            return Ok(Lookup::default());
+        }
+        let max = usize::try_from(MAX_WINDOW).unwrap_or(usize::MAX);
+        if ids.len() > max {
+            let reason = format!("{} ids were asked for, more than {max}", ids.len());
+            return Err(ElasticError::new(ErrorCategory::Invalid, LOOKING_UP, reason));
+        }
+        let body = search_body(json!({"ids": {"values": ids}}), ids.len(), &lane);
+        let answer = self.send(&strict_search(LOOKING_UP, index).json(&body)).await?;
+        let index = index.clone();
+        taken_apart(answer.len(), move || by_id(&answer, &index, &lane)).await
+    }
+
+    /// Exact number of chunks for each value of an integer field; chunks without the field are not counted.
+    pub async fn count_by(&self, index: &IndexName, field: &str) -> Result<BTreeMap<i64, u64>> {
+        let mut counts = BTreeMap::new();
+        let mut after: Option<Value> = None;
+        loop {
+            let mut groups = json!({"size": COUNT_PAGE, "sources": [{"value": {"terms": {"field": field}}}]});
+            if let Some(after) = &after {
+                groups["after"] = after.clone();
+            }
+            let body =
+                json!({"size": 0, "track_total_hits": false, "aggs": {"groups": {"composite": groups}}});
+            let answer: GroupAnswer = self.ask(&strict_search(COUNTING, index).json(&body)).await?;
+            answer.shards.check(index)?;
+            if answer.timed_out {
+                return Err(ElasticError::bad_answer(
+                    COUNTING,
+                    format!("index `{index}`: the search timed out"),
+                ));
+            }
+            let page = answer.aggregations.groups;
+            counts.extend(page.buckets.iter().map(|group| (group.key.value, group.doc_count)));
+            if counts.len() > MAX_GROUPS {
+                let reason = format!("field `{field}` has more than {MAX_GROUPS} values");
+                return Err(ElasticError::new(ErrorCategory::Invalid, COUNTING, reason));
+            }
+            match page.after_key {
+                Some(key) if !page.buckets.is_empty() => after = Some(key),
+                _ => return Ok(counts),
+            }
+        }
+    }
+
+    /// Exact number of chunks of an index.
+    pub async fn count(&self, index: &IndexName) -> Result<u64> {
+        let call = strict(COUNTING, index, "_count");
+        let answer: CountAnswer = parse(COUNTING, &self.send(&call).await?)?;
+        answer.shards.check(index)?;
+        Ok(answer.count)
+    }
+
+    /// The ids and versions of the documents with `field == value` on the given shards, from a sequence number
+    /// on, in the order of the shard's log and at most 10 000 of each shard. Keys only: cheap.
+    ///
+    /// Answers in the order of `shards`.
+    pub async fn keys_where(
+        &self,
+        index: &IndexName,
+        shards: &[(ShardNumber, SeqNo)],
+        field: &str,
+        value: i64,
+    ) -> Result<Vec<KeyPage>> {
+        let limit = usize::try_from(MAX_WINDOW).unwrap_or(usize::MAX);
+        let mut lines = Vec::with_capacity(shards.len() * 400);
+        for &(shard, from) in shards {
+            let filter = json!([{"range": {"_seq_no": {"gte": from}}}, {"term": {field: value}}]);
+            let mut body = search_body(json!({"bool": {"filter": filter}}), limit, &ReadLane::Keys);
+            body["sort"] = json!([{"_seq_no": "asc"}]);
+            push_line(&mut lines, &header(index, Some(shard)));
+            push_line(&mut lines, &body);
+        }
+        let call = Call::post(LOOKING_UP, "/_msearch").lines(Bytes::from(lines));
+        let answer = self.send(&call).await?;
+        let answers = parse_many(&answer, &vec![index; shards.len()], |_| None)?;
+        let expected = Expected { shards: Some(1), window: None, source: false, limit: Some(limit) };
+        answers
+            .into_iter()
+            .zip(shards)
+            .map(|(answer, (shard, _))| {
+                let page = accept(answer, &expected, &format!("index `{index}`, shard {shard}"))?;
+                let is_full = page.hits.len() == limit;
+                let next = page.hits.last().filter(|_| is_full).map(|last| last.seq_no + 1);
+                Ok(KeyPage { keys: page.hits.into_iter().map(|hit| (hit.id, hit.version)).collect(), next })
+            })
+            .collect()
+    }
+
+    /// Some documents of one shard, at most `limit` (to 10 000), in no particular order.
+    pub async fn sample(
+        &self,
+        index: &IndexName,
+        shard: ShardNumber,
+        limit: usize,
+        lane: ReadLane,
+    ) -> Result<Page> {
+        let body = search_body(json!({"match_all": {}}), limit, &lane);
+        let call =
+            strict_search(LOOKING_UP, index).with("preference", format!("_shards:{shard}")).json(&body);
+        let found = parse_single(&self.send(&call).await?, index, lane.vector_field())?;
+        let expected =
+            Expected { shards: Some(1), window: None, source: lane.has_source(), limit: Some(limit) };
+        accept(found, &expected, &format!("index `{index}`, shard {shard}"))
+    }
+}

@@ -1,0 +1,287 @@
+//! Reading the log of a shard: windows of sequence numbers, many of them with one request.
+//!
+//! A live chunk holds exactly one sequence number of its shard, so the window `[from, to)` holds at most `to - from`
+//! hits, and a search as large as the window reads all of them: no scroll, no point in time, no order, nothing that
+//! the server has to remember. The caller asks for the primary's global checkpoint first, refreshes then, and reads
+//! windows up to that checkpoint.
+//!
+//! A [`Page`] has passed every check of [`check`]; anything else is an error of its window.
+
+pub(super) mod check;
+pub(super) mod page;
+mod scan;
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::call::Call;
+use super::cluster::Cluster;
+use super::error::{ElasticError, ErrorCategory, Result};
+use super::names::{IndexName, SeqNo, ShardNumber};
+use super::retry::RetryPolicy;
+use check::{Expected, accept};
+use page::parse_many;
+
+pub(super) const READING: &str = "read a shard log";
+
+/// Widest window, in sequence numbers: the server's default for `index.max_result_window`.
+pub const MAX_WINDOW: SeqNo = 10_000;
+
+/// Answers larger than this are taken apart outside of the async runtime, in bytes (half a millisecond's work).
+const LARGE_ANSWER: usize = 256 * 1024;
+
+/// How a chunk's content and vector are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadLane {
+    /// Everything from `_source`.
+    Source {
+        /// Ask for vectors that the index hides from `_source`. Only servers from 9.2 are asked.
+        ask_for_vectors: bool,
+    },
+    /// `_source` without vectors, and the vector as base64 of its big-endian floats from doc values.
+    /// Servers from 9.4.
+    Binary {
+        /// The vector's field.
+        field: String,
+    },
+    /// Neither: only id, sequence number and version.
+    Keys,
+    /// Only these fields of `_source`, by their paths.
+    Fields(Vec<&'static str>),
+}
+
+impl ReadLane {
+    pub(super) fn vector_field(&self) -> Option<&str> {
+        match self {
+            Self::Binary { field } => Some(field),
+            Self::Source { .. } | Self::Keys | Self::Fields(_) => None,
+        }
+    }
+
+    pub(super) fn has_source(&self) -> bool {
+        !matches!(self, Self::Keys)
+    }
+
+    /// Adds this lane's options to the body of a search.
+    fn apply(&self, body: &mut serde_json::Map<String, Value>) {
+        match self {
+            Self::Source { ask_for_vectors: false } => {}
+            Self::Source { ask_for_vectors: true } => {
+                body.insert("_source".into(), json!({"exclude_vectors": false}));
+            }
+            Self::Binary { field } => {
+                body.insert("_source".into(), json!({"exclude_vectors": true}));
+                body.insert("docvalue_fields".into(), json!([{"field": field, "format": "binary"}]));
+            }
+            Self::Keys => {
+                body.insert("_source".into(), Value::Bool(false));
+            }
+            Self::Fields(paths) => {
+                body.insert("_source".into(), json!({"includes": paths}));
+            }
+        }
+    }
+}
+
+/// A window of the log of one shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WindowRequest {
+    /// The index.
+    pub index: IndexName,
+    /// The shard.
+    pub shard: ShardNumber,
+    /// First sequence number.
+    pub from: SeqNo,
+    /// The sequence number after the last one; at most [`MAX_WINDOW`] after `from`.
+    pub to: SeqNo,
+    /// What is read of each chunk.
+    pub lane: ReadLane,
+}
+
+/// All live chunks of a window.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The chunks, in no particular order.
+    pub hits: Vec<Hit>,
+    /// Size of the part of the answer that they came in, in bytes.
+    pub bytes: usize,
+}
+
+/// One chunk as read. Its parts are slices of the answer, which lives as long as one of them does.
+#[derive(Debug, Clone)]
+pub struct Hit {
+    /// The document's `_id`.
+    pub id: String,
+    /// The sequence number of the chunk's last write.
+    pub seq_no: SeqNo,
+    /// The chunk's `_version`.
+    pub version: i64,
+    source: Bytes,
+    vector: Option<Bytes>,
+}
+
+impl Hit {
+    /// The raw JSON of `_source`; empty in the lane [`ReadLane::Keys`].
+    #[must_use]
+    pub fn source(&self) -> &[u8] {
+        &self.source
+    }
+
+    /// The base64 text of the vector, in the lane [`ReadLane::Binary`] and if the chunk has one.
+    #[must_use]
+    pub fn vector(&self) -> Option<&str> {
+        self.vector.as_deref().and_then(|text| std::str::from_utf8(text).ok())
+    }
+
+    /// Bytes of the answer that this chunk's parts take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.id.len() + self.source.len() + self.vector.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+impl Cluster {
+    /// Reads windows of shard logs with one request; the answers are in the order of the requests.
+    ///
+    /// The outer error means that no window was read; an inner one is of that window alone: its index does not
+    /// exist ([`ErrorCategory::NotFound`]) or is closed ([`ErrorCategory::Invalid`],
+    /// [`ElasticError::is_closed_index`]), its shard has no active copy ([`ErrorCategory::Unavailable`]), the server
+    /// has no room ([`ErrorCategory::Overloaded`], after it was asked again for a while), or its page failed a check ([`ErrorCategory::BadAnswer`]).
+    pub async fn read_windows(&self, requests: &[WindowRequest]) -> Result<Vec<Result<Page>>> {
+        let policy = RetryPolicy::default();
+        let started = Instant::now();
+        let mut pages = self.read_once(requests).await?;
+        let mut made = 1;
+        loop {
+            let is_rejected = |page: &Result<Page>| {
+                page.as_ref().is_err_and(|error| error.category() == ErrorCategory::Overloaded)
+            };
+            let (places, again): (Vec<&mut Result<Page>>, Vec<WindowRequest>) = pages
+                .iter_mut()
+                .zip(requests)
+                .filter(|(page, _)| is_rejected(page))
+                .map(|(page, request)| (page, request.clone()))
+                .unzip();
+            if again.is_empty() {
+                return Ok(pages);
+            }
+            let Some(pause) = policy.pause(made, started.elapsed(), None, false) else {
+                return Ok(pages);
+            };
+            made += 1;
+            tokio::time::sleep(pause).await;
+            for (place, page) in places.into_iter().zip(self.read_once(&again).await?) {
+                *place = page;
+            }
+        }
+    }
+
+    async fn read_once(&self, requests: &[WindowRequest]) -> Result<Vec<Result<Page>>> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut lines = Vec::with_capacity(requests.len() * 400);
+        for request in requests {
+            check_request(request)?;
+            push_line(&mut lines, &header(&request.index, Some(request.shard)));
+            push_line(&mut lines, &window_body(request));
+        }
+        let call = Call::post(READING, "/_msearch").lines(Bytes::from(lines));
+        let answer = self.send(&call).await?;
+        let requests = requests.to_vec();
+        taken_apart(answer.len(), move || pages(&answer, &requests)).await
+    }
+}
+
+/// Takes an answer of that size apart, outside of the async runtime if that takes long.
+pub(super) async fn taken_apart<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    if bytes < LARGE_ANSWER {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => Err(ElasticError::bad_answer(READING, "taking the answer apart failed").with_source(e)),
+    }
+}
+
+fn pages(answer: &Bytes, requests: &[WindowRequest]) -> Result<Vec<Result<Page>>> {
+    let indices: Vec<&IndexName> = requests.iter().map(|request| &request.index).collect();
+    let vector_field = |number: usize| {
+        requests.get(number).and_then(|request| request.lane.vector_field()).map(str::to_owned)
+    };
+    let answers = parse_many(answer, &indices, vector_field)?;
+    let page = |(answer, request): (_, &WindowRequest)| {
+        let expected = Expected {
+            shards: Some(1),
+            window: Some((request.from, request.to)),
+            source: request.lane.has_source(),
+            limit: None,
+        };
+        let of = format!(
+            "index `{}`, shard {}, window [{}, {})",
+            request.index, request.shard, request.from, request.to
+        );
+        accept(answer, &expected, &of)
+    };
+    Ok(answers.into_iter().zip(requests).map(page).collect())
+}
+
+fn check_request(request: &WindowRequest) -> Result<()> {
+    let width = request.to.saturating_sub(request.from);
+    if request.from < 0 || request.shard < 0 || !(1..=MAX_WINDOW).contains(&width) {
+        let reason = format!(
+            "index `{}`, shard {}: [{}, {}) is not a window of 1 to {MAX_WINDOW} sequence numbers",
+            request.index, request.shard, request.from, request.to
+        );
+        return Err(ElasticError::new(ErrorCategory::Invalid, READING, reason));
+    }
+    Ok(())
+}
+
+pub(super) fn push_line(lines: &mut Vec<u8>, value: &Value) {
+    lines.extend_from_slice(value.to_string().as_bytes());
+    lines.push(b'\n');
+}
+
+/// The line before each search of an `_msearch`: nothing may be left out silently.
+pub(super) fn header(index: &IndexName, shard: Option<ShardNumber>) -> Value {
+    let mut header = json!({
+        "index": index.as_str(),
+        "allow_partial_search_results": false,
+        "ignore_unavailable": false,
+        "allow_no_indices": false,
+        "request_cache": false,
+    });
+    if let (Some(shard), Some(header)) = (shard, header.as_object_mut()) {
+        header.insert("preference".into(), Value::String(format!("_shards:{shard}")));
+    }
+    header
+}
+
+pub(super) fn seq_no_range(from: SeqNo, to: SeqNo) -> Value {
+    json!({"range": {"_seq_no": {"gte": from, "lt": to}}})
+}
+
+/// The body of a search that returns every chunk that fits `query`.
+pub(super) fn search_body(query: Value, size: usize, lane: &ReadLane) -> Value {
+    let mut body = serde_json::Map::new();
+    body.insert("size".into(), json!(size));
+    body.insert("track_total_hits".into(), Value::Bool(true));
+    body.insert("seq_no_primary_term".into(), Value::Bool(true));
+    body.insert("version".into(), Value::Bool(true));
+    body.insert("query".into(), query);
+    // The cheapest order there is.
+    body.insert("sort".into(), json!(["_doc"]));
+    lane.apply(&mut body);
+    Value::Object(body)
+}
+
+fn window_body(request: &WindowRequest) -> Value {
+    let size = usize::try_from(request.to - request.from).unwrap_or(0);
+    search_body(seq_no_range(request.from, request.to), size, &request.lane)
+}

@@ -1,0 +1,187 @@
+//! How far each shard's log goes, from its primary.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::call::Call;
+use super::catalog::not_concrete;
+use super::cluster::{Cluster, groups, parse};
+use super::error::{ElasticError, ErrorCategory, Result};
+use super::names::{IndexName, IndexUuid, SeqNo, ShardNumber};
+
+const COUNTING: &str = "read the checkpoints of shards";
+
+/// The state of a shard, as its primary says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrimaryStats {
+    /// The index's uuid.
+    pub index_uuid: IndexUuid,
+    /// The shard.
+    pub shard: ShardNumber,
+    /// Changes when the shard's log is no longer the same one (restored, or forced from a stale copy).
+    pub history_uuid: String,
+    /// The last operation; -1: none yet.
+    pub max_seq_no: SeqNo,
+    /// Up to here every operation is on the primary.
+    pub local_checkpoint: SeqNo,
+    /// Up to here every operation is on all copies, and will stay; -1: none yet. The bound of what may be read.
+    pub global_checkpoint: SeqNo,
+    /// Live chunks.
+    pub docs: u64,
+    /// Deleted ones that still take space.
+    pub deleted: u64,
+    /// Size on disk, in bytes.
+    pub store_bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct Stats {
+    #[serde(default)]
+    indices: BTreeMap<String, IndexStats>,
+}
+
+#[derive(Deserialize)]
+struct IndexStats {
+    uuid: IndexUuid,
+    #[serde(default)]
+    shards: BTreeMap<String, Vec<CopyStats>>,
+}
+
+#[derive(Deserialize)]
+struct CopyStats {
+    routing: Routing,
+    seq_no: Option<SeqNoStats>,
+    commit: Option<Commit>,
+    docs: Option<Docs>,
+    store: Option<Store>,
+}
+
+#[derive(Deserialize)]
+struct Routing {
+    primary: bool,
+}
+
+#[derive(Deserialize)]
+#[allow(clippy::struct_field_names)]
+struct SeqNoStats {
+    max_seq_no: SeqNo,
+    local_checkpoint: SeqNo,
+    global_checkpoint: SeqNo,
+}
+
+#[derive(Deserialize)]
+struct Commit {
+    user_data: UserData,
+}
+
+#[derive(Deserialize)]
+struct UserData {
+    history_uuid: String,
+}
+
+#[derive(Deserialize)]
+struct Docs {
+    count: u64,
+    deleted: u64,
+}
+
+#[derive(Deserialize)]
+struct Store {
+    size_in_bytes: u64,
+}
+
+/// The number of shards of an index, from its settings.
+type ShardCounts = BTreeMap<String, ShardSettings>;
+
+#[derive(Deserialize)]
+struct ShardSettings {
+    settings: BTreeMap<String, String>,
+}
+
+/// What is used of the statistics; all of them would be kilobytes for each shard.
+const PARTS: &str = "indices.*.uuid,indices.*.shards.*.routing.primary,indices.*.shards.*.seq_no,\
+    indices.*.shards.*.commit.user_data.history_uuid,indices.*.shards.*.docs.count,\
+    indices.*.shards.*.docs.deleted,indices.*.shards.*.store.size_in_bytes";
+
+impl Cluster {
+    /// The state of every shard of each index, by its primaries; indices that do not exist are absent.
+    ///
+    /// An inner error is of that index alone: a shard has no active primary ([`ErrorCategory::Unavailable`]), so
+    /// that a red index is never taken for a smaller one, nor keeps the others from going on. A closed index is an
+    /// outer error ([`ElasticError::is_closed_index`]).
+    pub async fn primary_stats(
+        &self,
+        indices: &[IndexName],
+    ) -> Result<BTreeMap<IndexName, Result<Vec<PrimaryStats>>>> {
+        let mut found = BTreeMap::new();
+        for group in groups(indices) {
+            let call = |list: &str| {
+                Call::get(COUNTING, format!("/{list}/_settings/index.number_of_shards"))
+                    .with("flat_settings", "true")
+            };
+            let (answer, existing) = self.send_for_existing(&group, call).await?;
+            let Some(answer) = answer else { continue };
+            let counts: ShardCounts = parse(COUNTING, &answer)?;
+            let call = |list: &str| {
+                Call::get(COUNTING, format!("/{list}/_stats/docs,store"))
+                    .with("level", "shards")
+                    .with("filter_path", PARTS)
+            };
+            let (answer, asked) = self.send_for_existing(&existing, call).await?;
+            let Some(answer) = answer else { continue };
+            let mut stats: Stats = parse(COUNTING, &answer)?;
+            for name in asked {
+                let shards = shard_count(&counts, name)?;
+                let primaries = match stats.indices.remove(name.as_str()) {
+                    Some(index) => primaries(name, index, shards),
+                    // A red index without a single active copy is not in the answer at all.
+                    None => Err(no_primary(name, 0)),
+                };
+                found.insert(name.clone(), primaries);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn shard_count(counts: &ShardCounts, name: &IndexName) -> Result<ShardNumber> {
+    let index = counts.get(name.as_str()).ok_or_else(|| not_concrete(COUNTING, name))?;
+    index.settings.get("index.number_of_shards").and_then(|text| text.parse().ok()).ok_or_else(|| {
+        ElasticError::bad_answer(COUNTING, format!("index `{name}` comes without its number of shards"))
+    })
+}
+
+fn no_primary(name: &IndexName, shard: ShardNumber) -> ElasticError {
+    let reason = format!("shard {shard} of index `{name}` has no active primary");
+    ElasticError::new(ErrorCategory::Unavailable, COUNTING, reason)
+}
+
+fn primaries(name: &IndexName, mut index: IndexStats, shards: ShardNumber) -> Result<Vec<PrimaryStats>> {
+    (0..shards)
+        .map(|shard| {
+            let copies = index.shards.remove(&shard.to_string()).unwrap_or_default();
+            let primary = copies.into_iter().find(|copy| copy.routing.primary);
+            let lacking = || no_primary(name, shard);
+            let CopyStats { seq_no: Some(seq_no), commit: Some(commit), docs: Some(docs), store, .. } =
+                primary.ok_or_else(lacking)?
+            else {
+                return Err(lacking());
+            };
+            if seq_no.global_checkpoint < -1 {
+                return Err(lacking());
+            }
+            Ok(PrimaryStats {
+                index_uuid: index.uuid.clone(),
+                shard,
+                history_uuid: commit.user_data.history_uuid,
+                max_seq_no: seq_no.max_seq_no,
+                local_checkpoint: seq_no.local_checkpoint,
+                global_checkpoint: seq_no.global_checkpoint,
+                docs: docs.count,
+                deleted: docs.deleted,
+                store_bytes: store.map_or(0, |store| store.size_in_bytes),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,137 @@
+//! Bulk writes: versions decide, aliases protect, blocks stop.
+
+use es_index_merge::elastic::{
+    BulkBody, BulkItem, BulkVersioning, ElasticError, ErrorCategory, IndexName, MAX_BULK_BYTES, ReadLane,
+};
+use serde_json::{Value, json};
+
+use super::server::{Server, settings};
+
+fn one(id: &str, version: i64, versioning: BulkVersioning, chunk: &Value) -> BulkBody {
+    let mut body = BulkBody::with_capacity(100);
+    body.begin_index(id, version, versioning).extend_from_slice(chunk.to_string().as_bytes());
+    body.end();
+    body
+}
+
+async fn sent(server: &Server, index: &IndexName, body: BulkBody) -> Result<Vec<BulkItem>, ElasticError> {
+    server.cluster.bulk(index.as_str(), false, body).await.map(|outcome| outcome.items)
+}
+
+#[tokio::test]
+async fn versions_decide_what_is_written() {
+    for server in Server::each().await {
+        let mappings = json!({"dynamic": "strict", "properties": {"n": {"type": "integer"}}});
+        let index = server.index(json!({"settings": settings(2), "mappings": mappings})).await;
+        let mut body = BulkBody::default();
+        for (id, version, versioning, n) in [
+            ("a", 5, BulkVersioning::External, json!(1)),
+            ("a", 5, BulkVersioning::External, json!(2)),
+            ("a", 4, BulkVersioning::ExternalGte, json!(3)),
+            ("a", 5, BulkVersioning::ExternalGte, json!(4)),
+            ("é\"\\", 0, BulkVersioning::External, json!(5)),
+            ("b", 1, BulkVersioning::External, json!("no number")),
+        ] {
+            body.begin_index(id, version, versioning)
+                .extend_from_slice(json!({"n": n}).to_string().as_bytes());
+            body.end();
+        }
+        body.push_delete("a", 5);
+        body.push_delete("a", 6);
+        body.push_delete("absent", 9);
+        let items = sent(&server, &index, body).await.unwrap();
+        let BulkItem::Refused(refusal) = &items[5] else { panic!("{items:?}") };
+        assert_eq!(refusal.status, 400);
+        assert_eq!(refusal.kind, "document_parsing_exception");
+        assert!(refusal.reason.contains("[n]"), "{refusal:?}");
+        let expected = [
+            BulkItem::Applied,
+            BulkItem::AlreadyThere,
+            BulkItem::AlreadyThere,
+            BulkItem::Applied,
+            BulkItem::Applied,
+            BulkItem::Refused(refusal.clone()),
+            BulkItem::AlreadyThere,
+            BulkItem::Applied,
+            BulkItem::Missing,
+        ];
+        assert_eq!(items, expected);
+        server.cluster.refresh(&[index.clone()]).await.unwrap();
+        let found = server
+            .cluster
+            .lookup(&index, &["a", "é\"\\"], ReadLane::Source { ask_for_vectors: false })
+            .await
+            .unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found.get("é\"\\").unwrap().source(), br#"{"n":5}"#);
+        assert!(
+            server.cluster.bulk(index.as_str(), false, BulkBody::default()).await.unwrap().items.is_empty()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_must_be_an_alias_is_never_created_by_writing() {
+    for server in Server::each().await {
+        let index = server.index(json!({"settings": settings(1)})).await;
+        let alias = server.unused_index();
+        let body = || one("a", 1, BulkVersioning::External, &json!({"n": 1}));
+        for target in [&alias, &index] {
+            let error = server.cluster.bulk(target.as_str(), true, body()).await.unwrap_err();
+            assert_eq!(error.category(), ErrorCategory::NotFound, "{error}");
+        }
+        let (status, _) = server.access.call("GET", &format!("/{}", *alias), None).unwrap();
+        assert_eq!(status, 404, "nothing was created");
+        let add =
+            json!([{"add": {"index": index.as_str(), "alias": alias.as_str(), "is_write_index": true}}]);
+        server.cluster.update_aliases(&add).await.unwrap();
+        let outcome = server.cluster.bulk(alias.as_str(), true, body()).await.unwrap();
+        assert_eq!(outcome.items, [BulkItem::Applied]);
+    }
+}
+
+#[tokio::test]
+async fn a_blocked_or_closed_target_is_an_error_and_no_chunks_fault() {
+    for server in Server::each().await {
+        let index = server.index(json!({"settings": settings(1)})).await;
+        let missing = server.unused_index();
+        let both = [index.clone(), missing.clone()];
+        let blocked = server.cluster.block_writes(&both).await.unwrap();
+        assert_eq!(blocked.into_iter().collect::<Vec<_>>(), [index.clone()]);
+        let info = server.cluster.describe(&[index.clone()]).await.unwrap().remove(&*index).unwrap();
+        assert!(info.write_blocked);
+        let body = || one("a", 1, BulkVersioning::External, &json!({"n": 1}));
+        let error = sent(&server, &index, body()).await.unwrap_err();
+        assert_eq!(error.category(), ErrorCategory::Forbidden, "{error}");
+        assert!(error.remedy().contains("block"), "{}", error.remedy());
+        // Done again, it is the same answer; also for a block that was set by other means, beside one without any.
+        assert_eq!(server.cluster.block_writes(&both).await.unwrap().len(), 1);
+        server.cluster.unblock_writes(&both).await.unwrap();
+        let by_hand = json!({"index.blocks.write": true});
+        server.cluster.put_settings(&[index.clone()], &by_hand).await.unwrap();
+        let other = server.index(json!({"settings": settings(1)})).await;
+        let three = [other.clone(), index.clone(), missing.clone()];
+        assert_eq!(server.cluster.block_writes(&three).await.unwrap().len(), 2);
+        assert_eq!(server.cluster.block_writes(&three).await.unwrap().len(), 2);
+
+        server.cluster.unblock_writes(&both).await.unwrap();
+        server.cluster.unblock_writes(&both).await.unwrap();
+        assert_eq!(sent(&server, &index, body()).await.unwrap(), [BulkItem::Applied]);
+        let info = server.cluster.describe(&[index.clone()]).await.unwrap().remove(&*index).unwrap();
+        assert!(!info.write_blocked, "{:?}", info.settings);
+
+        server.ask("POST", &format!("/{}/_close", *index), None);
+        let error = sent(&server, &index, body()).await.unwrap_err();
+        assert!(error.is_closed_index(), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_servers_limit_is_too_large() {
+    let server = Server::of(testenv::elasticsearch::Flavor::V9).await;
+    let mut body = BulkBody::with_capacity(MAX_BULK_BYTES + 200);
+    body.begin_index("a", 1, BulkVersioning::External).resize(MAX_BULK_BYTES + 100, b' ');
+    body.end();
+    let error = sent(&server, &server.unused_index(), body).await.unwrap_err();
+    assert_eq!(error.category(), ErrorCategory::TooLarge, "{error}");
+}
