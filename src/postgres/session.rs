@@ -1,0 +1,87 @@
+//! Sessions: small pools whose connections are all set alike, and a first connection that fails clearly.
+//!
+//! The settings are made by a statement after each connect, not as start-up parameters, which connection
+//! poolers in front of Postgres refuse. Every wait has a limit, on our side and on the server's.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{Connection, PgPool};
+
+use super::error::Failure;
+
+/// How long to wait for a connection: for a new one, or for one of the pool.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What each connection of a pool is set to.
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    /// Seen in `pg_stat_activity`.
+    pub(crate) application_name: &'static str,
+    /// Most connections at once.
+    pub(crate) connections: u32,
+    /// The server ends a statement that runs longer.
+    pub(crate) statement_timeout: Duration,
+    /// The value of `search_path`; `None` leaves the user's own.
+    pub(crate) search_path: Option<String>,
+    /// Whether the server refuses writes of this session.
+    pub(crate) access: Access,
+}
+
+/// What a session may do, whatever the user may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    ReadOnly,
+    ReadWrite,
+}
+
+/// Opens one connection and closes it again: what is wrong with the URL, the network or the password shows
+/// here at once and by name. (A pool would try for its whole time-out and then say only that.)
+pub(crate) async fn check(options: &PgConnectOptions) -> Result<(), Failure> {
+    const DOING: &str = "connecting to Postgres";
+    let connecting = PgConnection::connect_with(options);
+    let connection = tokio::time::timeout(ACQUIRE_TIMEOUT, connecting)
+        .await
+        .map_err(|_| Failure::timed_out(DOING, ACQUIRE_TIMEOUT.as_secs()))?
+        .map_err(|error| Failure::of(DOING, error))?;
+    connection.close().await.map_err(|error| Failure::of(DOING, error))
+}
+
+/// A pool that connects when first used, tests a connection before handing it out, and replaces what broke.
+pub(crate) fn open(options: PgConnectOptions, session: Session) -> PgPool {
+    let options = options.application_name(session.application_name);
+    PgPoolOptions::new()
+        .max_connections(session.connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(Duration::from_mins(5))
+        .max_lifetime(Duration::from_mins(30))
+        .test_before_acquire(true)
+        .after_connect(move |connection, _| {
+            let session = session.clone();
+            Box::pin(async move { session.apply(connection).await })
+        })
+        .connect_lazy_with(options)
+}
+
+impl Session {
+    /// Sets one connection. Compiling a statement (`jit`) costs more than any of ours takes to run.
+    pub(crate) async fn apply(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let read_only = if self.access == Access::ReadOnly { "on" } else { "off" };
+        let statement_timeout = format!("{}ms", self.statement_timeout.as_millis());
+        sqlx::query(
+            "SELECT set_config('TimeZone', 'UTC', false),
+                    set_config('default_transaction_read_only', $1, false),
+                    set_config('statement_timeout', $2, false),
+                    set_config('lock_timeout', '20s', false),
+                    set_config('jit', 'off', false),
+                    set_config('idle_in_transaction_session_timeout', '60s', false),
+                    set_config('search_path', coalesce($3, current_setting('search_path')), false)",
+        )
+        .bind(read_only)
+        .bind(statement_timeout)
+        .bind(self.search_path.as_deref())
+        .execute(connection)
+        .await
+        .map(|_| ())
+    }
+}

@@ -1,0 +1,141 @@
+//! A Postgres URL as applications write it, turned into connect options.
+//!
+//! Accepted: `postgresql://` and `postgres://`, also with a driver (`postgresql+asyncpg://`), which is
+//! dropped, and asyncpg's `ssl=` for `sslmode=`. Parameters that only some client library knows are left
+//! out rather than refused, because the URL is usually shared with the application.
+//!
+//! A URL is a secret: no error made here repeats any part of it but the scheme.
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::ConnectOptions;
+use sqlx::postgres::PgConnectOptions;
+use url::Url;
+
+use super::error::Failure;
+
+/// The parameters that reach the connection; all others belong to some client library.
+const KNOWN_PARAMETERS: [&str; 11] = [
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "options",
+];
+
+/// Reads a URL. Statement logging is off: statements are ours, and their noise would bury the rest.
+pub(crate) fn options(url: &SecretString) -> Result<PgConnectOptions, Failure> {
+    let parsed = parse(url.expose_secret())?;
+    let options = PgConnectOptions::from_url(&parsed)
+        .map_err(|_| invalid("a parameter of the URL has a value that Postgres does not know"))?;
+    Ok(options.disable_statement_logging())
+}
+
+fn parse(text: &str) -> Result<Url, Failure> {
+    // Secrets made with `echo` end with a line break.
+    let text = text.trim();
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(invalid("it does not start with postgresql://"));
+    };
+    let (base, driver) = scheme.split_once('+').map_or((scheme, None), |(base, driver)| (base, Some(driver)));
+    let driver_is_a_word = driver.is_none_or(|name| !name.is_empty() && name.bytes().all(is_word_byte));
+    if !matches!(base, "postgres" | "postgresql") || !driver_is_a_word {
+        return Err(invalid("its scheme is not postgresql, postgres or postgresql+driver"));
+    }
+    // `ParseError` names the kind of mistake and nothing of the text.
+    let mut parsed = Url::parse(&format!("postgresql://{rest}"))
+        .map_err(|error| invalid(&format!("{error}; a password must be percent-encoded")))?;
+    let kept: Vec<(String, String)> = parsed
+        .query_pairs()
+        .filter_map(|(key, value)| match &*key {
+            "ssl" | "ssl-mode" => Some(("sslmode".to_owned(), ssl_mode(&value))),
+            known if KNOWN_PARAMETERS.contains(&known) => Some((key.into_owned(), value.into_owned())),
+            _ => None,
+        })
+        .collect();
+    let named_elsewhere = kept.iter().any(|(key, _)| key == "host" || key == "hostaddr");
+    if parsed.host_str().is_none_or(str::is_empty) && !named_elsewhere {
+        return Err(invalid("it names no host"));
+    }
+    parsed.set_query(None);
+    if !kept.is_empty() {
+        parsed.query_pairs_mut().extend_pairs(kept);
+    }
+    Ok(parsed)
+}
+
+/// asyncpg also takes booleans.
+fn ssl_mode(value: &str) -> String {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "1" => "require".to_owned(),
+        "false" | "0" => "disable".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+fn is_word_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+fn invalid(reason: &str) -> Failure {
+    Failure::invalid(
+        "reading the Postgres URL",
+        format!("the URL cannot be used: {reason}"),
+        "write it as postgresql://user:password@host:5432/database",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::postgres::Category;
+    use sqlx::postgres::PgSslMode;
+
+    fn read(url: &str) -> PgConnectOptions {
+        options(&SecretString::from(url)).unwrap()
+    }
+
+    #[test]
+    fn drops_the_driver_and_the_line_break_of_a_secret() {
+        let options = read("postgresql+asyncpg://albert:p%40ss@db.internal:5433/gateway\n");
+        assert_eq!(options.get_host(), "db.internal");
+        assert_eq!(options.get_port(), 5433);
+        assert_eq!(options.get_username(), "albert");
+        assert_eq!(options.get_database(), Some("gateway"));
+    }
+
+    #[test]
+    fn understands_the_ssl_parameter_of_asyncpg_and_ignores_what_only_a_driver_knows() {
+        let options =
+            read("postgresql+asyncpg://u:p@h/d?ssl=require&prepared_statement_cache_size=0&sslpassword=x");
+        assert!(matches!(options.get_ssl_mode(), PgSslMode::Require));
+        assert!(matches!(read("postgres://u@h/d?sslmode=verify-full").get_ssl_mode(), PgSslMode::VerifyFull));
+    }
+
+    #[test]
+    fn a_malformed_url_is_refused_without_repeating_any_of_it() {
+        for url in [
+            "",
+            "hunter2",
+            "mysql://u:hunter2@h/d",
+            "postgresql+://u:hunter2@h/d",
+            "postgresql://u:hunter2@h:port/d",
+            "postgresql://u:hunter2@/d",
+            "postgresql://u:hunter2@h/d?sslmode=hunter2",
+            "postgresql://u:hunter2@h/d?port=hunter2",
+            "postgresql:///d?user=u&password=hunter2",
+            "postgresql://u:hun#ter2@h/d",
+        ] {
+            let failure = options(&SecretString::from(url)).expect_err(url);
+            assert_eq!(failure.category(), Category::Invalid);
+            let shown = format!("{failure} {failure:?} {}", failure.remedy());
+            assert!(!shown.contains("hunter2") && !shown.contains("ter2"), "{shown}");
+        }
+    }
+}

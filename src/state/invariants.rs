@@ -1,0 +1,201 @@
+//! The rules of leases, checkpoints and plans as pure functions.
+//!
+//! SQL enforces them (every statement repeats its rule in `WHERE`); these functions say them once in a form
+//! that can be read, tested with properties, and held against the database's answer in `debug_assert!`.
+
+use super::Advance;
+use super::checkpoint::Counts;
+
+/// A unit as the rules see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnitFacts {
+    /// Its first position.
+    pub from: i64,
+    /// Its end (exclusive).
+    pub to: i64,
+    /// Everything before it is checkpointed.
+    pub cursor: i64,
+    /// Raised at each lease.
+    pub epoch: i64,
+    /// Whether work is left and allowed.
+    pub open: bool,
+    /// Whether someone has the lease (also one that ran out and nobody took since).
+    pub leased: bool,
+}
+
+/// What becomes of an advance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// Stored: the cursor moves and the counts are added. `done`: the unit's end is reached.
+    Accepted {
+        /// Whether the unit is done by it.
+        done: bool,
+    },
+    /// Stored already by the same lease: the worker asks again because it did not hear the answer. It is told
+    /// yes, and nothing is counted.
+    Repeated,
+    /// The lease was lost, or the worker is wrong about where the unit stands: nothing is stored.
+    Refused,
+}
+
+/// The rule of a checkpoint (invariants 1 and 2).
+#[must_use]
+pub fn judge(unit: &UnitFacts, advance: &Advance) -> Judgement {
+    let same_lease = unit.epoch == advance.epoch;
+    let forward = advance.from < advance.to && advance.to <= unit.to;
+    if !same_lease || !forward {
+        return Judgement::Refused;
+    }
+    // Within one epoch only its worker moves the cursor, so a cursor at `to` was put there by this advance.
+    if unit.cursor == advance.to {
+        return Judgement::Repeated;
+    }
+    if unit.open && unit.leased && unit.cursor == advance.from {
+        return Judgement::Accepted { done: advance.to == unit.to };
+    }
+    Judgement::Refused
+}
+
+/// Whether a stored unit can exist.
+#[must_use]
+pub const fn is_sound(unit: &UnitFacts) -> bool {
+    let in_order =
+        0 <= unit.from && unit.from < unit.to && unit.from <= unit.cursor && unit.cursor <= unit.to;
+    let open_means_work_left = !unit.open || unit.cursor < unit.to;
+    let only_open_is_leased = unit.open || !unit.leased;
+    in_order && open_means_work_left && only_open_is_leased
+}
+
+/// Joins advances that continue each other on the same lease (a worker that read several windows since its
+/// last checkpoint), ordered by unit. `None` if those of one unit do not join: then the caller is wrong.
+#[must_use]
+pub fn coalesce(advances: &[Advance]) -> Option<Vec<Advance>> {
+    let mut sorted = advances.to_vec();
+    sorted.sort_by_key(|advance| (advance.unit, advance.from));
+    let mut joined: Vec<Advance> = Vec::with_capacity(sorted.len());
+    for advance in sorted {
+        match joined.last_mut() {
+            Some(last) if last.unit == advance.unit => {
+                if last.epoch != advance.epoch || last.to != advance.from {
+                    return None;
+                }
+                last.to = advance.to;
+                last.counts += advance.counts;
+            }
+            _ => joined.push(advance),
+        }
+    }
+    Some(joined)
+}
+
+/// A range of a log with its share of the estimate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// First position.
+    pub from: i64,
+    /// End (exclusive).
+    pub to: i64,
+    /// Share of the estimated documents.
+    pub estimated_documents: i64,
+}
+
+/// Cuts `[from, to)` into ranges of at most `split` positions and nearly equal size, and shares the estimate
+/// out in proportion; the shares add up to the estimate exactly. Nothing for an empty range.
+#[must_use]
+pub fn cut(from: i64, to: i64, estimated_documents: i64, split: i64) -> Vec<Range> {
+    if from >= to {
+        return Vec::new();
+    }
+    let length = i128::from(to) - i128::from(from);
+    let pieces = (length - 1) / i128::from(split.max(1)) + 1;
+    let estimate = i128::from(estimated_documents.max(0));
+    // The n-th border of `whole` cut into equal parts. It lies within 0..=whole, so it fits again.
+    let share = |whole: i128, n: i128| i64::try_from(whole * n / pieces).unwrap_or(i64::MAX);
+    (0..pieces)
+        .map(|n| Range {
+            from: from + share(length, n),
+            to: from + share(length, n + 1),
+            estimated_documents: share(estimate, n + 1) - share(estimate, n),
+        })
+        .collect()
+}
+
+/// Whether counts are such as one window can produce.
+#[must_use]
+pub const fn is_countable(counts: &Counts) -> bool {
+    counts.documents >= 0
+        && counts.bytes_read >= 0
+        && counts.bytes_written >= 0
+        && counts.written >= 0
+        && counts.already_there >= 0
+        && counts.collapsed >= 0
+        && counts.quarantined >= 0
+        && counts.compared >= 0
+        && counts.different >= 0
+        && counts.repaired >= 0
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use proptest::prelude::*;
+
+    const UNIT: UnitFacts = UnitFacts { from: 0, to: 100, cursor: 40, epoch: 3, open: true, leased: true };
+
+    fn advance(epoch: i64, from: i64, to: i64) -> Advance {
+        Advance { unit: 1, epoch, from, to, counts: Counts { documents: to - from, ..Counts::default() } }
+    }
+
+    #[test]
+    fn the_outcomes_of_a_checkpoint() {
+        let done = UnitFacts { cursor: 100, open: false, leased: false, ..UNIT };
+        let given_back = UnitFacts { leased: false, ..UNIT };
+        for (unit, advance, expected) in [
+            (UNIT, advance(3, 40, 60), Judgement::Accepted { done: false }),
+            (UNIT, advance(3, 40, 100), Judgement::Accepted { done: true }),
+            (UNIT, advance(2, 40, 60), Judgement::Refused),
+            (UNIT, advance(4, 40, 60), Judgement::Refused),
+            (UNIT, advance(3, 30, 60), Judgement::Refused),
+            (UNIT, advance(3, 50, 60), Judgement::Refused),
+            (UNIT, advance(3, 40, 101), Judgement::Refused),
+            (UNIT, advance(3, 40, 40), Judgement::Refused),
+            (UNIT, advance(3, 20, 40), Judgement::Repeated),
+            (UNIT, advance(2, 20, 40), Judgement::Refused),
+            (done, advance(3, 40, 100), Judgement::Repeated),
+            (done, advance(3, 40, 60), Judgement::Refused),
+            (given_back, advance(3, 40, 60), Judgement::Refused),
+        ] {
+            assert_eq!(judge(&unit, &advance), expected, "{unit:?} {advance:?}");
+        }
+    }
+
+    #[test]
+    fn advances_that_continue_each_other_become_one() {
+        let joined = coalesce(&[advance(3, 60, 70), advance(3, 40, 60)]).unwrap();
+        assert_eq!(joined, vec![advance(3, 40, 70)]);
+        assert!(coalesce(&[advance(3, 40, 60), advance(3, 61, 70)]).is_none());
+        assert!(coalesce(&[advance(3, 40, 60), advance(4, 60, 70)]).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_cover_the_log_exactly_once_and_share_the_whole_estimate(
+            from in 0..1_000_000i64,
+            length in 1..5_000_000i64,
+            estimate in 0..10_000_000i64,
+            split in 1_000..3_000_000i64,
+        ) {
+            let ranges = cut(from, from + length, estimate, split);
+            let mut end = from;
+            for range in &ranges {
+                prop_assert_eq!(range.from, end);
+                prop_assert!(range.from < range.to && range.to - range.from <= split);
+                prop_assert!(range.estimated_documents >= 0);
+                end = range.to;
+            }
+            prop_assert_eq!(end, from + length);
+            prop_assert_eq!(ranges.iter().map(|range| range.estimated_documents).sum::<i64>(), estimate);
+        }
+    }
+}

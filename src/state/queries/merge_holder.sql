@@ -1,0 +1,8 @@
+-- The merge that has the destination.
+SELECT id, owner, destination_cluster, destination_index, identity, phase, pass, memo, retry_token,
+    (extract(epoch FROM started_at) * 1000000)::bigint AS started_at,
+    (extract(epoch FROM completed_at) * 1000000)::bigint AS completed_at,
+    (extract(epoch FROM phase_since) * 1000000)::bigint AS phase_since,
+    (extract(epoch FROM released_at) * 1000000)::bigint AS released_at
+FROM merge
+WHERE destination_cluster = $1 AND destination_index = $2 AND released_at IS NULL

@@ -1,0 +1,5 @@
+SELECT h.source, h.shard, h.history_uuid, h.copy_planned_to, h.verify_planned_to
+FROM shard h
+JOIN source s ON s.id = h.source
+WHERE s.merge = $1
+ORDER BY h.source, h.shard

@@ -1,0 +1,1 @@
+DELETE FROM quarantine WHERE source = ANY($1)

@@ -1,0 +1,14 @@
+-- A lease that ran out and that nobody took since may be renewed: the epoch is still the worker's.
+WITH mine AS (
+    SELECT u.id
+    FROM unit u
+    JOIN unnest($1::bigint[], $2::bigint[]) AS l (unit, epoch) ON u.id = l.unit AND u.epoch = l.epoch
+    WHERE u.state = 'open' AND u.worker IS NOT NULL
+    ORDER BY u.id
+    FOR NO KEY UPDATE OF u
+)
+UPDATE unit u
+SET available_at = now() + make_interval(secs => $3)
+FROM mine
+WHERE u.id = mine.id
+RETURNING u.id

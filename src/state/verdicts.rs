@@ -1,0 +1,60 @@
+//! Verdicts: what the comparison of each collection came to.
+
+use super::{MergeId, Result, State, StateError, storable};
+
+/// The verdict on one collection, with the numbers it rests on.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct CollectionVerdict {
+    /// The collection.
+    pub collection_id: i64,
+    /// Live chunks in the source.
+    pub source_documents: i64,
+    /// Chunks of the collection in the destination.
+    pub destination_documents: i64,
+    /// Chunks compared.
+    pub compared: i64,
+    /// Of these: different.
+    pub different: i64,
+    /// Chunks in quarantine.
+    pub quarantined: i64,
+    /// Chunks whose key another chunk has too.
+    pub collapsed: i64,
+    /// Whether the collection is whole in the destination.
+    pub verdict: bool,
+    /// Why not, or what to know.
+    pub reason: Option<String>,
+}
+
+impl State {
+    /// Stores verdicts; a newer one replaces the collection's older one. Each collection at most once a call.
+    pub async fn save_verdicts(&self, merge: MergeId, verdicts: &[CollectionVerdict]) -> Result<()> {
+        if verdicts.is_empty() {
+            return Ok(());
+        }
+        let column = |get: fn(&CollectionVerdict) -> i64| verdicts.iter().map(get).collect::<Vec<i64>>();
+        sqlx::query(include_str!("queries/verdict_save.sql"))
+            .bind(merge)
+            .bind(column(|row| row.collection_id))
+            .bind(column(|row| row.source_documents))
+            .bind(column(|row| row.destination_documents))
+            .bind(column(|row| row.compared))
+            .bind(column(|row| row.different))
+            .bind(column(|row| row.quarantined))
+            .bind(column(|row| row.collapsed))
+            .bind(verdicts.iter().map(|row| row.verdict).collect::<Vec<_>>())
+            .bind(verdicts.iter().map(|row| row.reason.as_deref().map(storable)).collect::<Vec<_>>())
+            .execute(&self.pool)
+            .await
+            .map(|_| ())
+            .map_err(StateError::during("saving verdicts"))
+    }
+
+    /// All verdicts of the merge, ordered by collection.
+    pub async fn verdicts(&self, merge: MergeId) -> Result<Vec<CollectionVerdict>> {
+        sqlx::query_as(include_str!("queries/verdict_list.sql"))
+            .bind(merge)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(StateError::during("reading verdicts"))
+    }
+}

@@ -1,0 +1,234 @@
+//! The application's Postgres, on a real server, in the shapes of several releases.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use es_index_merge::collections::{Category, CollectionRow, Collections, DocumentColumns, DocumentRow};
+use jiff::Timestamp;
+use secrecy::SecretString;
+use support::Database;
+
+/// As the application's migrations make them, with an enum whose labels changed between releases.
+const TABLES: &str = "
+    CREATE TYPE visibility AS ENUM ('PRIVATE', 'PUBLIC');
+    CREATE TABLE collection (
+        id serial PRIMARY KEY, user_id integer, name varchar NOT NULL, description varchar,
+        visibility visibility NOT NULL DEFAULT 'PRIVATE',
+        created_at timestamptz DEFAULT now(), updated_at timestamptz DEFAULT now());
+    CREATE TABLE document (
+        id serial PRIMARY KEY, collection_id integer REFERENCES collection ON DELETE CASCADE,
+        name varchar NOT NULL, created_at timestamptz DEFAULT now());";
+
+async fn with_tables(statements: &str) -> Database {
+    let database = Database::new().await;
+    database.run(statements).await;
+    database
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn known(name: bool, created: bool) -> DocumentColumns {
+    DocumentColumns { name, created }
+}
+
+#[tokio::test]
+async fn lists_collections_and_finds_the_documents_that_exist() {
+    let database = with_tables(TABLES).await;
+    database
+        .run(
+            "INSERT INTO collection (id, name) VALUES (7, 'lois'), (3, 'thèses');
+             INSERT INTO document (id, collection_id, name, created_at) VALUES
+                 (11, 7, 'code civil.pdf', '2024-02-29 13:00:00.123456+01'), (12, 7, 'vide', NULL)",
+        )
+        .await;
+    let collections = Collections::connect(&database.url()).await.unwrap();
+    assert_eq!(collections.documents_known(), known(true, true));
+    let row = |id, name: &str| CollectionRow { id, name: Some(name.to_owned()) };
+    assert_eq!(collections.list().await.unwrap(), [row(3, "thèses"), row(7, "lois")]);
+    let found = collections.documents(&[11, 12, 13, 11, i64::MAX, -1]).await.unwrap();
+    assert_eq!(found.len(), 2);
+    let created = Some(at("2024-02-29T12:00:00.123456Z"));
+    assert_eq!(found[&11], DocumentRow { name: Some("code civil.pdf".to_owned()), created });
+    assert_eq!(found[&12], DocumentRow { name: Some("vide".to_owned()), created: None });
+    assert!(collections.documents(&[]).await.unwrap().is_empty());
+    collections.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn dates_have_several_names_and_types_and_those_without_zone_are_utc() {
+    let expected = Some(at("2023-05-06T07:08:09Z"));
+    for (column, kind, value, expected) in [
+        ("created", "timestamp", "'2023-05-06 07:08:09'", expected),
+        ("created_at", "timestamp", "'2023-05-06 07:08:09'", expected),
+        ("created", "timestamptz", "'2023-05-06 09:08:09+02'", expected),
+        ("created", "date", "'2023-05-06'", Some(at("2023-05-06T00:00:00Z"))),
+        ("created_at", "timestamp", "'infinity'", None),
+        ("created_at", "timestamptz", "'200000-01-01 00:00:00+00'", None),
+        ("created_at", "timestamptz", "'0044-03-15 00:00:00+00 BC'", Some(at("-000043-03-15T00:00:00Z"))),
+    ] {
+        let tables = format!(
+            "CREATE TABLE collection (id bigint);
+             CREATE TABLE document (id bigint, name text, {column} {kind});
+             INSERT INTO document VALUES (1, 'a', {value})"
+        );
+        let database = with_tables(&tables).await;
+        // The server's own zone must not matter.
+        database.run("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET TimeZone = ''Asia/Tokyo''', current_database()); END $$").await;
+        let collections = Collections::connect(&database.url()).await.unwrap();
+        assert_eq!(collections.documents_known(), known(true, true));
+        let found = collections.documents(&[1]).await.unwrap();
+        assert_eq!(found[&1].created, expected, "{column} {kind} {value}");
+    }
+}
+
+#[tokio::test]
+async fn needs_only_the_ids_of_collections() {
+    let database =
+        with_tables("CREATE TABLE collection (id integer); INSERT INTO collection VALUES (5)").await;
+    let collections = Collections::connect(&database.url()).await.unwrap();
+    assert_eq!(collections.documents_known(), known(false, false));
+    assert_eq!(collections.list().await.unwrap(), [CollectionRow { id: 5, name: None }]);
+    assert!(collections.documents(&[1, 2]).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn columns_that_are_no_dates_are_left_alone() {
+    let database = with_tables(
+        "CREATE TABLE collection (id integer);
+         CREATE TABLE document (id integer, created_at bigint, name varchar(20));
+         INSERT INTO document VALUES (1, 170000, NULL)",
+    )
+    .await;
+    let collections = Collections::connect(&database.url()).await.unwrap();
+    assert_eq!(collections.documents_known(), known(true, false));
+    let found = collections.documents(&[1]).await.unwrap();
+    assert_eq!(found[&1], DocumentRow { name: None, created: None });
+}
+
+#[tokio::test]
+async fn the_tables_are_found_by_the_search_path_of_the_user() {
+    let database = with_tables(
+        "CREATE SCHEMA albert; CREATE TABLE albert.collection (id integer); INSERT INTO albert.collection VALUES (8)",
+    )
+    .await;
+    let error = Collections::connect(&database.url()).await.unwrap_err();
+    assert_eq!((error.category(), error.is_transient()), (Category::Missing, false), "{error}");
+    assert!(error.remedy().contains("search_path"), "{}", error.remedy());
+    let url = SecretString::from(format!("{}?options=-c%20search_path%3Dalbert", database.text()));
+    assert_eq!(Collections::connect(&url).await.unwrap().list().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_view_is_as_good_as_a_table() {
+    let database = with_tables(
+        "CREATE TABLE everything (id bigint, label text);
+         INSERT INTO everything VALUES (1, 'one');
+         CREATE VIEW collection AS SELECT id, label AS name FROM everything",
+    )
+    .await;
+    let collections = Collections::connect(&database.url()).await.unwrap();
+    assert_eq!(collections.list().await.unwrap(), [CollectionRow { id: 1, name: Some("one".to_owned()) }]);
+}
+
+#[tokio::test]
+async fn a_user_who_may_only_read_is_enough() {
+    let database = with_tables(TABLES).await;
+    database.run("INSERT INTO collection (id, name) VALUES (1, 'a')").await;
+    let user = database.user().await;
+    database.run(&format!("GRANT SELECT ON collection, document TO {user}")).await;
+    let url = database.url_for("postgresql+asyncpg", &user, "hunter2");
+    let collections = Collections::connect(&url).await.unwrap();
+    assert_eq!(collections.documents_known(), known(true, true));
+    assert_eq!(collections.list().await.unwrap().len(), 1);
+    database.drop_user(&user).await;
+}
+
+#[tokio::test]
+async fn a_missing_right_is_named_and_is_not_taken_for_a_missing_column() {
+    let database = with_tables(TABLES).await;
+    let user = database.user().await;
+    let url = database.url_for("postgresql", &user, "hunter2");
+    let error = Collections::connect(&url).await.unwrap_err();
+    assert_eq!(error.category(), Category::Forbidden, "{error}");
+    assert!(error.remedy().contains("GRANT SELECT ON collection"), "{}", error.remedy());
+    // Column by column is enough, but each that is wanted and exists.
+    database.run(&format!("GRANT SELECT (id, name) ON collection TO {user}")).await;
+    database.run(&format!("GRANT SELECT (id, name) ON document TO {user}")).await;
+    let error = Collections::connect(&url).await.unwrap_err();
+    assert!(error.to_string().contains("`created_at` of table `document`"), "{error}");
+    database.run(&format!("GRANT SELECT (created_at) ON document TO {user}")).await;
+    let collections = Collections::connect(&url).await.unwrap();
+    assert!(collections.documents(&[1]).await.unwrap().is_empty());
+    database.drop_user(&user).await;
+}
+
+#[tokio::test]
+async fn another_applications_database_is_incompatible() {
+    for (tables, said) in [
+        ("CREATE TABLE collection (name text)", "no column `id`"),
+        ("CREATE TABLE collection (id uuid)", "of type uuid"),
+    ] {
+        let database = with_tables(tables).await;
+        let error = Collections::connect(&database.url()).await.unwrap_err();
+        assert_eq!((error.category(), error.is_transient()), (Category::Incompatible, false), "{error}");
+        assert!(error.to_string().contains(said), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_sessions_refuse_to_write() {
+    // A view that writes when it is read is the only way to try from outside.
+    let database = with_tables(
+        "CREATE TABLE seen (id bigint);
+         CREATE FUNCTION look() RETURNS bigint LANGUAGE sql VOLATILE AS 'INSERT INTO seen VALUES (1) RETURNING id';
+         CREATE VIEW collection AS SELECT look() AS id",
+    )
+    .await;
+    let collections = Collections::connect(&database.url()).await.unwrap();
+    let error = collections.list().await.unwrap_err();
+    assert!(error.to_string().contains("25006"), "{error}");
+    assert_eq!(database.number("SELECT count(*) FROM seen").await, 0);
+}
+
+#[tokio::test]
+async fn reads_five_thousand_collections_and_more_documents_than_one_statement_asks_for() {
+    let database = with_tables(TABLES).await;
+    database
+        .run(
+            "INSERT INTO collection (id, name) SELECT n, 'collection ' || n FROM generate_series(1, 5000) n;
+             INSERT INTO document (id, collection_id, name) SELECT n, n % 5000 + 1, 'd' || n FROM generate_series(1, 25000) n",
+        )
+        .await;
+    let collections = Collections::connect(&database.url()).await.unwrap();
+    let rows = collections.list().await.unwrap();
+    assert_eq!(rows.len(), 5_000);
+    assert!(rows.windows(2).all(|pair| pair[0].id < pair[1].id));
+    let ids: Vec<i64> = (-100..30_000).collect();
+    let found = collections.documents(&ids).await.unwrap();
+    assert_eq!(found.len(), 25_000);
+    assert!(found.iter().all(|(id, row)| row.name.as_deref() == Some(&format!("d{id}"))));
+}
+
+#[tokio::test]
+async fn goes_on_after_its_connections_were_killed() {
+    let database = with_tables(TABLES).await;
+    let collections = Collections::connect(&database.url()).await.unwrap();
+    assert!(collections.list().await.unwrap().is_empty());
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                WHERE datname = current_database() AND application_name = 'es-index-merge collections'";
+    assert!(database.number(kill).await > 0);
+    assert!(collections.list().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_unauthorized() {
+    let database = with_tables(TABLES).await;
+    let user = database.user().await;
+    let error =
+        Collections::connect(&database.url_for("postgresql", &user, "s3cret-wrong")).await.unwrap_err();
+    assert_eq!((error.category(), error.is_transient()), (Category::Unauthorized, false), "{error}");
+    assert!(!format!("{error} {error:?}").contains("s3cret"));
+    database.drop_user(&user).await;
+}
