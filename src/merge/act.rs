@@ -1,0 +1,95 @@
+//! Executes actions. Each is idempotent, limited in time, and leaves its trace in what is observed next.
+
+mod cutover;
+mod destination;
+mod graph;
+mod judge;
+mod keys;
+mod passes;
+mod sources;
+
+use jiff::Timestamp;
+
+use super::engine::Engine;
+use super::error::MergeError;
+use super::phase::Phase;
+use super::plan::Action;
+use super::valid::ValidMerge;
+use crate::state::UnitKind;
+
+pub(super) use destination::{index_spec, pinned_index_options};
+pub(super) use sources::{Matched, match_sources, readable};
+
+/// The field that holds the embedding, in the sources and in the destination of every contract.
+pub(super) const VECTOR_FIELD: &str = "embedding";
+/// How long resting workers are waited for within a step.
+const REST_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// The alias through which workers write: it vanishes with the index, and a bulk with `require_alias` then
+/// fails instead of creating an index with guessed mappings.
+pub(super) fn writer_alias(merge: &ValidMerge) -> String {
+    format!("{}-merge-writer", merge.destination.index)
+}
+
+/// Executes one action.
+pub(super) async fn act(
+    engine: &Engine,
+    spec: &ValidMerge,
+    action: &Action,
+    phase: Phase,
+    now: Timestamp,
+) -> Result<(), MergeError> {
+    tracing::debug!(?action, %phase, "act");
+    match action {
+        Action::PrepareDestination => destination::prepare(engine, spec).await,
+        Action::ResolveSources => sources::resolve(engine, spec).await,
+        Action::PlanPass(UnitKind::Copy) => {
+            passes::plan_copy(engine, passes::Drained::Whatever, now).await.map(drop)
+        }
+        Action::PlanPass(UnitKind::Verify) => passes::plan_verify(engine).await,
+        Action::RunWorkers(kind) => {
+            sources::ensure_lanes(engine).await?;
+            engine.pool.run(*kind).await;
+            Ok(())
+        }
+        Action::RestWorkers => {
+            engine.pool.rest(REST_LIMIT).await;
+            Ok(())
+        }
+        Action::SwitchIndexOptions => graph::switch(engine).await,
+        Action::RewriteSegments => graph::rewrite(engine).await,
+        Action::SettleDestination => destination::settle(engine, spec).await,
+        Action::BeginCutover => cutover::begin(engine, now).await,
+        Action::BlockSources => cutover::block(engine, now).await,
+        Action::PlanLastPass => cutover::plan_last_pass(engine, spec, now).await,
+        Action::ReconcileKeys => keys::reconcile(engine, spec).await,
+        Action::Judge => judge::judge(engine, spec).await,
+        Action::AbandonCutover(reason) => cutover::abandon(engine, reason, now).await,
+        Action::UnblockSources => cutover::unblock(engine).await,
+        Action::Finish => cutover::finish(engine, spec, now).await,
+        Action::Enter(next) => enter(engine, phase, *next).await,
+    }
+}
+
+/// The compare-and-set that ends a list of actions. Losing it means that another process was faster.
+async fn enter(engine: &Engine, from: Phase, to: Phase) -> Result<(), MergeError> {
+    if engine.state.enter_phase(engine.id, from.as_str(), to.as_str()).await? {
+        tracing::info!(from = from.as_str(), to = to.as_str(), "phase");
+    }
+    Ok(())
+}
+
+/// See [`Engine::dismantle`].
+pub(super) async fn dismantle(engine: &Engine, delete_destination: bool) -> Result<(), MergeError> {
+    let row = engine.merge_row().await?;
+    let complete = row.phase == Phase::Completed.as_str();
+    if !complete {
+        cutover::unblock(engine).await?;
+    }
+    destination::put_everything_back(engine).await?;
+    if delete_destination {
+        destination::delete(engine).await?;
+    }
+    engine.state.release(engine.id).await?;
+    Ok(())
+}

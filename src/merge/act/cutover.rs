@@ -1,0 +1,171 @@
+//! The cutover: a transaction over all sources. Either it ends in a verdict, or the blocks that we set (and only
+//! those) come off and it is tried again later.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use super::sources::index_name;
+use super::{destination, passes};
+use crate::elastic::IndexName;
+use crate::merge::elapsed;
+use crate::merge::engine::Engine;
+use crate::merge::error::MergeError;
+use crate::merge::memo::CutoverMemo;
+use crate::merge::observe::{active, parse_memo};
+use crate::merge::valid::{SourceWrites, ValidMerge};
+use crate::state::{SourceId, SourceRow};
+
+/// The pause before the second attempt; doubled at each further one, at most [`RETRY_MAX`].
+const RETRY_FIRST: Duration = Duration::from_secs(30);
+/// See [`RETRY_FIRST`].
+const RETRY_MAX: Duration = Duration::from_mins(30);
+
+/// Opens an attempt.
+pub(super) async fn begin(engine: &Engine, now: Timestamp) -> Result<(), MergeError> {
+    engine
+        .edit_memo(|memo| {
+            memo.cutover = CutoverMemo {
+                started_at: Some(now),
+                attempts: memo.cutover.attempts + 1,
+                ..CutoverMemo::default()
+            };
+            memo.verdict = None;
+        })
+        .await
+        .map(drop)
+}
+
+/// Sets the write block on every source that has none. The block waits for writes in flight, so what was
+/// acknowledged to an application is in the log when this returns.
+pub(super) async fn block(engine: &Engine, now: Timestamp) -> Result<(), MergeError> {
+    engine
+        .edit_memo(|memo| {
+            memo.cutover.blocked_at.get_or_insert(now);
+        })
+        .await?;
+    let stored = engine.state.sources(engine.id).await?;
+    let (names, owners) = unblocked(&stored)?;
+    // A block that somebody else set is not ours to lift: only those that are open now become ours.
+    let described = engine.source.describe(&names).await.map_err(MergeError::Source)?;
+    let mut open = Vec::new();
+    let mut ours = Vec::new();
+    for (name, owner) in names.into_iter().zip(owners) {
+        if described.get(&name).is_some_and(|info| !info.write_blocked) {
+            open.push(name);
+            ours.push(owner);
+        }
+    }
+    engine.state.set_blocked(&ours, true).await?;
+    let blocked: BTreeSet<IndexName> = engine.source.block_writes(&open).await.map_err(MergeError::Source)?;
+    let missed: Vec<&IndexName> = open.iter().filter(|name| !blocked.contains(name)).collect();
+    if !missed.is_empty() {
+        // Deleted meanwhile, or not acknowledged: the next step resolves the sources and asks again.
+        tracing::info!(missed = missed.len(), "some sources are not blocked yet");
+        return Ok(());
+    }
+    engine.edit_memo(|memo| memo.cutover.blocked = true).await.map(drop)
+}
+
+/// The last pass. It is planned only on drained shards, so that nothing can come after it.
+pub(super) async fn plan_last_pass(
+    engine: &Engine,
+    spec: &ValidMerge,
+    now: Timestamp,
+) -> Result<(), MergeError> {
+    let drained = match spec.cutover.source_writes {
+        SourceWrites::Block => passes::Drained::Required,
+        SourceWrites::Allow => passes::Drained::Whatever,
+    };
+    let covered: BTreeSet<SourceId> =
+        active(&engine.state.sources(engine.id).await?).map(|source| source.id).collect();
+    if passes::plan_copy(engine, drained, now).await? {
+        engine
+            .edit_memo(|memo| {
+                memo.cutover.last_pass_planned = true;
+                memo.cutover.covered = covered;
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+/// Whether a collection appeared since the last pass was planned. It is then blocked and copied like the others,
+/// so that the verdict speaks of every collection that exists when it is made.
+pub(super) async fn has_newcomers(engine: &Engine) -> Result<bool, MergeError> {
+    let covered = parse_memo(&engine.merge_row().await?)?.cutover.covered;
+    let stored = engine.state.sources(engine.id).await?;
+    let newcomers = active(&stored).filter(|source| !covered.contains(&source.id)).count();
+    if newcomers > 0 {
+        tracing::info!(newcomers, "collections appeared during the cutover: one more last pass");
+        engine
+            .edit_memo(|memo| {
+                memo.cutover.blocked = false;
+                memo.cutover.last_pass_planned = false;
+            })
+            .await?;
+    }
+    Ok(newcomers > 0)
+}
+
+/// Ends the attempt without a verdict that stands; the next one waits a little longer.
+pub(super) async fn abandon(engine: &Engine, reason: &str, now: Timestamp) -> Result<(), MergeError> {
+    tracing::warn!(reason, "the cutover is given up for now");
+    unblock(engine).await?;
+    engine
+        .edit_memo(|memo| {
+            let attempts = memo.cutover.attempts;
+            let pause = RETRY_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(8)).min(RETRY_MAX);
+            let retry_at = now.checked_add(SignedDuration::try_from(pause).unwrap_or_default()).ok();
+            memo.cutover = CutoverMemo {
+                attempts,
+                retry_at,
+                last_failure: Some(reason.to_owned()),
+                ..CutoverMemo::default()
+            };
+        })
+        .await
+        .map(drop)
+}
+
+/// Lifts the blocks that we set.
+pub(super) async fn unblock(engine: &Engine) -> Result<(), MergeError> {
+    let stored = engine.state.sources(engine.id).await?;
+    let ours: Vec<&SourceRow> = stored.iter().filter(|source| source.blocked_by_us).collect();
+    let names = ours.iter().map(|source| index_name(source)).collect::<Result<Vec<_>, _>>()?;
+    engine.source.unblock_writes(&names).await.map_err(MergeError::Source)?;
+    let ids: Vec<SourceId> = ours.iter().map(|source| source.id).collect();
+    engine.state.set_blocked(&ids, false).await?;
+    Ok(())
+}
+
+/// The verdict is positive: the aliases asked for, our own traces away, the time that writers were refused.
+pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Result<(), MergeError> {
+    let index = spec.destination.index.as_str();
+    let aliases: Vec<Value> = spec
+        .cutover
+        .aliases
+        .iter()
+        .map(|alias| json!({"add": {"index": index, "alias": alias.as_str()}}))
+        .collect();
+    if !aliases.is_empty() {
+        engine.destination.update_aliases(&json!(aliases)).await.map_err(MergeError::Destination)?;
+    }
+    destination::put_everything_back(engine).await?;
+    let memo = parse_memo(&engine.merge_row().await?)?;
+    let refused = memo.cutover.blocked_at.map(|blocked_at| elapsed(blocked_at, now).as_secs_f64());
+    engine.edit_memo(|memo| memo.writes_refused_seconds = refused).await.map(drop)
+}
+
+/// Active sources without a block of ours, by index name.
+fn unblocked(stored: &[SourceRow]) -> Result<(Vec<IndexName>, Vec<SourceId>), MergeError> {
+    let mut names = Vec::new();
+    let mut owners = Vec::new();
+    for source in active(stored).filter(|source| !source.blocked_by_us) {
+        names.push(index_name(source)?);
+        owners.push(source.id);
+    }
+    Ok((names, owners))
+}

@@ -1,0 +1,238 @@
+//! The destination index: created or adopted, set up for the load, put back for service.
+//!
+//! Intent before effect: what the load changes is in the memo before it is changed on the server.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::writer_alias;
+use crate::chunk::{IndexSpec, differences, index_body};
+use crate::elastic::{ErrorCategory, Version};
+use crate::merge::engine::Engine;
+use crate::merge::error::{MergeCategory, MergeError, Problem};
+use crate::merge::memo::{DestinationMemo, GraphMemo};
+use crate::merge::observe::parse_memo;
+use crate::merge::valid::{Destination, ValidMerge};
+
+/// How long deletions are remembered while the merge runs: a late write of a deleted chunk is refused.
+const GC_DELETES: &str = "1h";
+/// The mapping's `index_options` while loading, where the graph is deferred.
+const FLAT: &str = "flat";
+
+/// Creates the destination or adopts an existing one that fits; either way it ends up ready for the load.
+pub(super) async fn prepare(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
+    let name = &spec.destination.index;
+    let version = engine.destination.version();
+    let wanted = index_spec(&spec.destination, version);
+    let described =
+        engine.destination.describe(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
+    let memo = parse_memo(&engine.merge_row().await?)?;
+    match (described.get(name), memo.destination) {
+        (Some(info), Some(ours)) if ours.uuid == info.uuid.0 => {}
+        (Some(_), known) => adopt(engine, &wanted, known.is_some_and(|known| known.created)).await?,
+        (None, _) => create(engine, &wanted).await?,
+    }
+    apply_load_settings(engine).await?;
+    add_writer_alias(engine, spec).await
+}
+
+/// What the index must be. The graph is deferred where the wanted options allow to load as `flat`.
+pub(in crate::merge) fn index_spec(destination: &Destination, version: Version) -> IndexSpec {
+    let index_options = pinned_index_options(destination, version);
+    let load_options = defers_graph(&index_options, version).then(|| json!({"type": FLAT}));
+    IndexSpec {
+        contract: destination.contract,
+        language: destination.language,
+        shards: destination.shards,
+        replicas: destination.replicas,
+        vector_size: destination.vector_size,
+        index_options,
+        load_options,
+    }
+}
+
+/// The `index_options` of the spec, or the best that this server has: never left to its default, which
+/// differs between versions.
+pub(in crate::merge) fn pinned_index_options(destination: &Destination, version: Version) -> Value {
+    destination.index_options.clone().unwrap_or_else(|| {
+        // What the server itself would choose from 9.1 on (bbq_hnsw for 384 dimensions or more), and before.
+        if version.at_least(9, 1) && destination.vector_size >= 384 {
+            json!({"type": "bbq_hnsw"})
+        } else if version.at_least(8, 14) {
+            json!({"type": "int8_hnsw"})
+        } else {
+            json!({"type": "hnsw"})
+        }
+    })
+}
+
+/// `flat` can be updated to every other type; to the bbq types only from 8.19 and 9.1, not in 9.0.
+fn defers_graph(index_options: &Value, version: Version) -> bool {
+    let kind = index_options["type"].as_str().unwrap_or(FLAT);
+    let bbq = kind.starts_with("bbq");
+    let updatable = version.at_least(8, 15)
+        && (!bbq || version.at_least(9, 1) || version.major == 8 && version.minor >= 19);
+    kind != FLAT && updatable
+}
+
+async fn create(engine: &Engine, wanted: &IndexSpec) -> Result<(), MergeError> {
+    let name = &engine.merge.destination.index;
+    let created =
+        engine.destination.create_index(name, &index_body(wanted)).await.map_err(MergeError::Destination)?;
+    tracing::info!(index = %name, created, "the destination is created");
+    remember(engine, wanted, created).await
+}
+
+/// An existing index is taken if everything in it fits; otherwise every difference is reported.
+async fn adopt(engine: &Engine, wanted: &IndexSpec, created_by_us: bool) -> Result<(), MergeError> {
+    let name = &engine.merge.destination.index;
+    let mapping = engine.destination.mapping(name).await.map_err(MergeError::Destination)?;
+    let settings = engine.destination.settings(name).await.map_err(MergeError::Destination)?;
+    let differences = differences(wanted, &mapping, &settings);
+    if !differences.is_empty() {
+        let problems =
+            differences.into_iter().map(|text| Problem::new("spec.destination.index", text)).collect();
+        return Err(MergeError::Problems { category: MergeCategory::DestinationMismatch, problems });
+    }
+    tracing::info!(index = %name, "the destination exists and fits");
+    remember(engine, wanted, created_by_us).await
+}
+
+/// Writes into the memo which index it is and what the load will change on it.
+async fn remember(engine: &Engine, wanted: &IndexSpec, created: bool) -> Result<(), MergeError> {
+    let name = &engine.merge.destination.index;
+    let described =
+        engine.destination.describe(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
+    let info = described.get(name).ok_or_else(|| lost(engine))?;
+    let explicit = |setting: &str| info.settings.get(setting).cloned().unwrap_or(Value::Null);
+    let mut put_back = BTreeMap::new();
+    for setting in load_settings().keys() {
+        let before = explicit(setting);
+        put_back.insert(setting.clone(), before);
+    }
+    if created {
+        put_back.insert("index.number_of_replicas".to_owned(), json!(wanted.replicas));
+    }
+    let is_flat = info
+        .mapping
+        .pointer("/properties/embedding/index_options/type")
+        .and_then(Value::as_str)
+        .is_some_and(|kind| kind == FLAT);
+    let graph = if is_flat && wanted.load_options.is_some() { GraphMemo::Loading } else { GraphMemo::Direct };
+    engine
+        .edit_memo(|memo| {
+            memo.destination =
+                Some(DestinationMemo { uuid: info.uuid.0.clone(), created, put_back, settled: false });
+            memo.graph = graph;
+        })
+        .await
+        .map(drop)
+}
+
+/// Settings under which an index loads fastest without any risk to acknowledged writes (the translog stays
+/// synchronous: a checkpoint may rest on an acknowledgement).
+fn load_settings() -> BTreeMap<String, Value> {
+    BTreeMap::from([
+        ("index.number_of_replicas".to_owned(), json!(0)),
+        ("index.refresh_interval".to_owned(), json!("-1")),
+        ("index.merge.scheduler.auto_throttle".to_owned(), json!(false)),
+        ("index.gc_deletes".to_owned(), json!(GC_DELETES)),
+    ])
+}
+
+async fn apply_load_settings(engine: &Engine) -> Result<(), MergeError> {
+    let name = &engine.merge.destination.index;
+    engine
+        .destination
+        .put_settings(std::slice::from_ref(name), &json!(load_settings()))
+        .await
+        .map_err(MergeError::Destination)
+}
+
+async fn add_writer_alias(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
+    let add = json!({"add": {
+        "index": spec.destination.index.as_str(),
+        "alias": writer_alias(spec),
+        "is_write_index": true,
+        "is_hidden": true,
+    }});
+    engine.destination.update_aliases(&json!([add])).await.map_err(MergeError::Destination)
+}
+
+/// Puts the load's settings back, but for the memory of deletions, which is needed until the end.
+pub(super) async fn settle(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
+    let memo = parse_memo(&engine.merge_row().await?)?;
+    let Some(destination) = memo.destination else { return Err(lost(engine)) };
+    let mut settings = destination.put_back;
+    settings.remove("index.gc_deletes");
+    if destination.created {
+        // `numberOfReplicas` may have been changed while loading: the spec's present value holds.
+        settings.insert("index.number_of_replicas".to_owned(), json!(spec.destination.replicas));
+    }
+    let name = &engine.merge.destination.index;
+    let names = std::slice::from_ref(name);
+    engine.destination.put_settings(names, &json!(settings)).await.map_err(MergeError::Destination)?;
+    engine.destination.refresh(names).await.map_err(MergeError::Destination)?;
+    engine
+        .edit_memo(|memo| {
+            if let Some(destination) = &mut memo.destination {
+                destination.settled = true;
+            }
+        })
+        .await
+        .map(drop)
+}
+
+/// Everything that the load changed, and our alias: at the end, and when the resource goes away. An index that
+/// is gone has nothing to put back.
+pub(super) async fn put_everything_back(engine: &Engine) -> Result<(), MergeError> {
+    let memo = parse_memo(&engine.merge_row().await?)?;
+    let Some(destination) = memo.destination else { return Ok(()) };
+    let name = &engine.merge.destination.index;
+    let names = std::slice::from_ref(name);
+    let described = engine.destination.describe(names).await.map_err(MergeError::Destination)?;
+    if described.get(name).is_none_or(|info| info.uuid.0 != destination.uuid) {
+        return Ok(());
+    }
+    let settings: BTreeMap<&String, &Value> = if destination.settled {
+        destination.put_back.iter().filter(|(setting, _)| *setting == "index.gc_deletes").collect()
+    } else {
+        destination.put_back.iter().collect()
+    };
+    engine.destination.put_settings(names, &json!(settings)).await.map_err(MergeError::Destination)?;
+    if matches!(memo.graph, GraphMemo::Loading) {
+        // Left unfinished: the wanted options at least hold for everything that is written from now on.
+        let wanted = index_spec(&engine.merge.destination, engine.destination.version());
+        super::graph::put_index_options(engine, &wanted.index_options).await?;
+    }
+    let remove = json!({"remove": {
+        "index": name.as_str(),
+        "alias": writer_alias(&engine.merge),
+        "must_exist": false,
+    }});
+    match engine.destination.update_aliases(&json!([remove])).await {
+        // A request of nothing but removals of which none is there is answered so in spite of `must_exist`.
+        Err(error) if error.category() == ErrorCategory::NotFound => Ok(()),
+        result => result.map_err(MergeError::Destination),
+    }
+}
+
+/// Deletes the destination if this merge created it.
+pub(super) async fn delete(engine: &Engine) -> Result<(), MergeError> {
+    let memo = parse_memo(&engine.merge_row().await?)?;
+    let created = memo.destination.is_some_and(|destination| destination.created);
+    if created {
+        let name = &engine.merge.destination.index;
+        engine.destination.delete_index(name).await.map_err(MergeError::Destination)?;
+    }
+    Ok(())
+}
+
+/// The destination that the memo speaks of is not there.
+pub(super) fn lost(engine: &Engine) -> MergeError {
+    MergeError::DestinationLost(format!(
+        "the destination index {} is gone; restore it, or delete the resource and start anew",
+        engine.merge.destination.index
+    ))
+}

@@ -1,0 +1,64 @@
+//! The verdict: over every collection, from what was compared and counted.
+
+use crate::merge::engine::Engine;
+use crate::merge::error::MergeError;
+use crate::merge::memo::VerdictMemo;
+use crate::merge::valid::{UnknownDocuments, ValidMerge};
+use crate::state::CollectionVerdict;
+
+/// Collections that the message of a negative verdict names.
+const NAMED: usize = 5;
+
+/// Judges and stores the verdict.
+pub(super) async fn judge(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
+    let verdicts = engine.state.verdicts(engine.id).await?;
+    let in_destination =
+        engine.destination.count(&spec.destination.index).await.map_err(MergeError::Destination)?;
+    let verdict = verdict(spec, &verdicts, in_destination);
+    tracing::info!(positive = verdict.positive, message = verdict.message, "verdict");
+    engine.edit_memo(|memo| memo.verdict = Some(verdict)).await.map(drop)
+}
+
+/// The verdict over the collections' verdicts. Pure.
+fn verdict(spec: &ValidMerge, verdicts: &[CollectionVerdict], in_destination: u64) -> VerdictMemo {
+    let unequal: Vec<&CollectionVerdict> = verdicts.iter().filter(|verdict| !verdict.verdict).collect();
+    let quarantined: u64 = verdicts.iter().map(|verdict| verdict.quarantined.max(0).unsigned_abs()).sum();
+    let ours: u64 = verdicts.iter().map(|verdict| verdict.destination_documents.max(0).unsigned_abs()).sum();
+    let unknown_documents = in_destination.saturating_sub(ours);
+    let mut faults = Vec::new();
+    if !unequal.is_empty() {
+        let named: Vec<String> = unequal
+            .iter()
+            .take(NAMED)
+            .map(|verdict| {
+                format!("{}: {}", verdict.collection_id, verdict.reason.as_deref().unwrap_or("not equal"))
+            })
+            .collect();
+        faults.push(format!("{} collections are not equal ({})", unequal.len(), named.join("; ")));
+    }
+    let most = spec.tolerations.max_quarantined;
+    if quarantined > most {
+        faults.push(format!(
+            "{quarantined} chunks are in quarantine, spec.tolerations.maxQuarantined allows {most}; mend them in the source, or raise it"
+        ));
+    }
+    if unknown_documents > 0 && spec.tolerations.unknown_documents == UnknownDocuments::Refuse {
+        faults.push(format!(
+            "{unknown_documents} documents of the destination belong to no collection of this merge; delete them, or set spec.tolerations.unknownDocuments to Keep"
+        ));
+    }
+    let message = if faults.is_empty() {
+        format!("{} collections are equal in every chunk: {ours} documents", verdicts.len())
+    } else {
+        faults.join("; ")
+    };
+    VerdictMemo {
+        positive: faults.is_empty(),
+        collections: verdicts.len() as u64,
+        unequal: unequal.len() as u64,
+        quarantined,
+        unknown_documents,
+        message,
+        basis: spec.verdict_basis(),
+    }
+}

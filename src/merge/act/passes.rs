@@ -1,0 +1,129 @@
+//! Planning a pass: which part of which shard log is walked next.
+//!
+//! The order is what makes a pass complete: the ends of the logs (global checkpoints of the primaries),
+//! then a refresh, then units up to those ends. Every operation at or below an end is then visible to the
+//! searches that walk the units.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::sources::{index_name, readable};
+use crate::elastic::{IndexName, PrimaryStats};
+use crate::merge::engine::Engine;
+use crate::merge::error::MergeError;
+use crate::merge::observe::active;
+use crate::state::{ShardRow, ShardTarget, SourceRow, UnitKind};
+
+/// Sequence numbers in one unit: a shard with more is shared by several tasks.
+const SPLIT: i64 = 10_000;
+
+/// Whether a pass may be planned on shards with operations that are not yet everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Drained {
+    /// Only when `max_seq_no = local_checkpoint = global_checkpoint` on every primary.
+    Required,
+    /// Whatever lies above the global checkpoints is left to the next pass.
+    Whatever,
+}
+
+/// Stores copy units from where the last pass ended up to the present ends of the logs.
+/// False if the shards had to be drained and are not: then nothing was stored.
+pub(super) async fn plan_copy(engine: &Engine, drained: Drained, now: Timestamp) -> Result<bool, MergeError> {
+    let stored = engine.state.sources(engine.id).await?;
+    let sources: BTreeMap<IndexName, &SourceRow> = by_index(&stored)?;
+    let names: Vec<IndexName> = sources.keys().cloned().collect();
+    let (stats, unreadable) =
+        readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?);
+    let all_drained = unreadable.is_empty() && stats.values().flatten().all(is_drained);
+    if drained == Drained::Required && !all_drained {
+        return Ok(false);
+    }
+    let planned = planned_ends(&engine.state.shards(engine.id).await?);
+    let mut targets = Vec::new();
+    let mut grown = Vec::new();
+    for (name, shards) in &stats {
+        let Some(source) = sources.get(name) else { continue };
+        let same_index = shards.iter().all(|shard| shard.index_uuid.0 == source.index_uuid);
+        if !same_index {
+            // Re-created between resolve and stats: the next resolve finds the new index.
+            continue;
+        }
+        let new = shards.iter().filter_map(|shard| target(source, shard, &planned)).collect::<Vec<_>>();
+        if !new.is_empty() {
+            grown.push(name.clone());
+            targets.extend(new);
+        }
+    }
+    engine.source.refresh(&grown).await.map_err(MergeError::Source)?;
+    let pass = engine.merge_row().await?.pass + 1;
+    let units = engine.state.plan_units(engine.id, UnitKind::Copy, pass, &targets, SPLIT).await?;
+    engine.state.set_pass(engine.id, pass).await?;
+    engine.edit_memo(|memo| memo.pass_taken_at = Some(now)).await?;
+    tracing::debug!(pass, units, shards = targets.len(), "a pass is planned");
+    Ok(true)
+}
+
+/// Stores verify units for everything that was copied and not yet compared.
+pub(super) async fn plan_verify(engine: &Engine) -> Result<(), MergeError> {
+    let name = &engine.merge.destination.index;
+    engine.destination.refresh(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
+    let stored = engine.state.sources(engine.id).await?;
+    let documents: BTreeMap<i64, &SourceRow> = active(&stored).map(|source| (source.id, source)).collect();
+    let targets: Vec<ShardTarget> = engine
+        .state
+        .shards(engine.id)
+        .await?
+        .into_iter()
+        .filter(|shard| shard.verify_planned_to < shard.copy_planned_to)
+        .filter_map(|shard| {
+            let source = documents.get(&shard.source)?;
+            let new = shard.copy_planned_to - shard.verify_planned_to;
+            Some(ShardTarget {
+                source: shard.source,
+                shard: shard.shard,
+                history_uuid: shard.history_uuid,
+                to: shard.copy_planned_to,
+                estimated_documents: new.min(source.documents.max(1)),
+            })
+        })
+        .collect();
+    let pass = engine.merge_row().await?.pass;
+    engine.state.plan_units(engine.id, UnitKind::Verify, pass, &targets, SPLIT).await?;
+    Ok(())
+}
+
+/// Active sources by the name of their index.
+fn by_index(stored: &[SourceRow]) -> Result<BTreeMap<IndexName, &SourceRow>, MergeError> {
+    active(stored).map(|source| Ok((index_name(source)?, source))).collect()
+}
+
+fn is_drained(shard: &PrimaryStats) -> bool {
+    shard.max_seq_no == shard.local_checkpoint && shard.max_seq_no == shard.global_checkpoint
+}
+
+/// Where the last pass ended, by source and shard.
+type PlannedEnds = BTreeMap<(i64, i32), (String, i64)>;
+
+fn planned_ends(shards: &[ShardRow]) -> PlannedEnds {
+    shards
+        .iter()
+        .map(|shard| ((shard.source, shard.shard), (shard.history_uuid.clone(), shard.copy_planned_to)))
+        .collect()
+}
+
+/// What to plan on one shard; `None` if its log has not grown.
+fn target(source: &SourceRow, shard: &PrimaryStats, planned: &PlannedEnds) -> Option<ShardTarget> {
+    let to = shard.global_checkpoint + 1;
+    let from = planned
+        .get(&(source.id, shard.shard))
+        .filter(|(history, _)| *history == shard.history_uuid)
+        .map_or(0, |(_, end)| *end);
+    (to > from).then(|| ShardTarget {
+        source: source.id,
+        shard: shard.shard,
+        history_uuid: shard.history_uuid.clone(),
+        to,
+        estimated_documents: (to - from).min(i64::try_from(shard.docs).unwrap_or(i64::MAX).max(1)),
+    })
+}

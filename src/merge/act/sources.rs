@@ -1,0 +1,321 @@
+//! Which indices are merged: the collections of Postgres x the indices of Elasticsearch.
+//!
+//! The index of a collection is the concrete index named by its id, or the one behind an alias of that
+//! name. A collection without index, and an index named by a number without collection, are reported and
+//! left alone. What was a source and is gone has its chunks taken out of the destination.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::collections::CollectionRow;
+use crate::elastic::{CatalogEntry, ElasticError, IndexInfo, IndexName, PrimaryStats, ReadLane};
+use crate::merge::act::{VECTOR_FIELD, keys};
+use crate::merge::engine::Engine;
+use crate::merge::error::{MergeCategory, MergeError};
+use crate::merge::observe::{active, parse_memo};
+use crate::merge::valid::ValidMerge;
+use crate::state::{NewSource, SourceId, SourceRow, SourceState};
+
+/// Collections and the indices found for them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Matched {
+    /// The concrete index of each collection that has one.
+    pub indices: BTreeMap<i64, IndexName>,
+    /// Collections without a readable index, and why.
+    pub attention: BTreeMap<i64, String>,
+    /// Indices named by a number that no collection has.
+    pub strays: Vec<IndexName>,
+}
+
+/// Matches collections with indices. Pure.
+#[must_use]
+pub fn match_sources(
+    rows: &[CollectionRow],
+    catalog: &[CatalogEntry],
+    wants: impl Fn(i64) -> bool,
+    destination: &IndexName,
+) -> Matched {
+    let mut open = BTreeMap::new();
+    let mut aliases: BTreeMap<&str, Vec<&IndexName>> = BTreeMap::new();
+    for entry in catalog {
+        match entry {
+            CatalogEntry::Index { name, open: is_open, .. } => {
+                open.insert(name.as_str(), (name, *is_open));
+            }
+            CatalogEntry::Alias { name, indices } => {
+                aliases.insert(name.as_str(), indices.iter().collect());
+            }
+            CatalogEntry::DataStream { .. } => {}
+        }
+    }
+    let mut matched = Matched::default();
+    let known: BTreeSet<i64> = rows.iter().map(|row| row.id).collect();
+    for &collection in known.iter().filter(|&&collection| wants(collection)) {
+        let name = collection.to_string();
+        let behind_alias = || match aliases.get(name.as_str()).map(Vec::as_slice) {
+            Some([single]) => open.get(single.as_str()).copied(),
+            Some(_) | None => None,
+        };
+        match open.get(name.as_str()).copied().or_else(behind_alias) {
+            Some((index, true)) if index != destination => {
+                matched.indices.insert(collection, index.clone());
+            }
+            Some((index, false)) => {
+                let reason =
+                    format!("IndexClosed: the index {index} is closed; open it, or exclude the collection");
+                matched.attention.insert(collection, reason);
+            }
+            Some(_) => {
+                let reason =
+                    "SourceIsDestination: its index is the destination itself; exclude the collection";
+                matched.attention.insert(collection, reason.to_owned());
+            }
+            None => {
+                let reason = "IndexMissing: the collection has no index; it was never filled, or its index was deleted";
+                matched.attention.insert(collection, reason.to_owned());
+            }
+        }
+    }
+    for (name, (index, _)) in open {
+        let is_stray = name.parse::<i64>().is_ok_and(|id| id.to_string() == name && !known.contains(&id));
+        if is_stray {
+            matched.strays.push(index.clone());
+        }
+    }
+    matched
+}
+
+/// Resolves the sources anew and stores them; purges those that are gone.
+pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
+    let rows = engine.collections.list().await?;
+    let catalog = engine.source.resolve().await.map_err(MergeError::Source)?;
+    let mut matched = match_sources(&rows, &catalog, |id| spec.wants(id), &spec.destination.index);
+    let names: Vec<IndexName> = matched.indices.values().cloned().collect();
+    let (stats, unreadable) =
+        readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?);
+    for (collection, index) in &matched.indices {
+        if let Some(reason) = unreadable.get(index) {
+            matched.attention.insert(*collection, format!("IndexUnavailable: {reason}"));
+        }
+    }
+    let before = engine.state.sources(engine.id).await?;
+    refuse_another_world(engine, &rows, &before).await?;
+
+    let found = found(&matched, &stats);
+    let stored = engine.state.upsert_sources(engine.id, &found).await?;
+    let fresh: BTreeSet<(i64, &str)> =
+        found.iter().map(|source| (source.collection_id, source.index_uuid.as_str())).collect();
+    let known: BTreeSet<i64> = rows.iter().map(|row| row.id).collect();
+    retire(engine, &stored, &fresh, &known, &matched).await?;
+
+    load_lanes(engine, &stored).await?;
+    report_attention(engine, &before, &stored, &matched).await
+}
+
+/// What is gone is purged, so an empty world is believed only if it is the world that this merge began with.
+async fn refuse_another_world(
+    engine: &Engine,
+    rows: &[CollectionRow],
+    before: &[SourceRow],
+) -> Result<(), MergeError> {
+    let now = engine.source.uuid();
+    let memo = parse_memo(&engine.merge_row().await?)?;
+    match memo.source_cluster {
+        None => {
+            engine.edit_memo(|memo| memo.source_cluster = Some(now.to_owned())).await?;
+        }
+        Some(then) if then != now => {
+            return Err(MergeError::problem(
+                MergeCategory::ChecksFailed,
+                "spec.source.url",
+                format!(
+                    "leads to cluster {now}, but this merge began with cluster {then}; correct the address, or delete the resource and start anew"
+                ),
+            ));
+        }
+        Some(_) => {}
+    }
+    if rows.is_empty() && active(before).next().is_some() {
+        return Err(MergeError::problem(
+            MergeCategory::ChecksFailed,
+            "spec.collections.postgres",
+            "the table collection is empty now, but this merge has sources; check which database the URL names (to give up, delete the resource)",
+        ));
+    }
+    Ok(())
+}
+
+/// Lanes are kept in memory: after a restart they are looked up for what is stored.
+pub(super) async fn ensure_lanes(engine: &Engine) -> Result<(), MergeError> {
+    if engine.pool.has_lanes() {
+        return Ok(());
+    }
+    let stored = engine.state.sources(engine.id).await?;
+    load_lanes(engine, &stored).await
+}
+
+/// Statistics of the indices that answered, and why the others did not.
+pub(in crate::merge) fn readable(
+    stats: BTreeMap<IndexName, Result<Vec<PrimaryStats>, ElasticError>>,
+) -> (BTreeMap<IndexName, Vec<PrimaryStats>>, BTreeMap<IndexName, String>) {
+    let mut answered = BTreeMap::new();
+    let mut failed = BTreeMap::new();
+    for (index, shards) in stats {
+        match shards {
+            Ok(shards) => drop(answered.insert(index, shards)),
+            Err(error) => drop(failed.insert(index, error.to_string())),
+        }
+    }
+    (answered, failed)
+}
+
+/// Sources to store: an index of which every shard has a primary that answers.
+fn found(matched: &Matched, stats: &BTreeMap<IndexName, Vec<PrimaryStats>>) -> Vec<NewSource> {
+    let mut found = Vec::with_capacity(matched.indices.len());
+    for (&collection_id, index) in &matched.indices {
+        let Some(shards) = stats.get(index).filter(|shards| !shards.is_empty()) else { continue };
+        found.push(NewSource {
+            collection_id,
+            index_name: index.to_string(),
+            index_uuid: shards[0].index_uuid.0.clone(),
+            shards: i32::try_from(shards.len()).unwrap_or(i32::MAX),
+            documents: total(shards, |shard| shard.docs),
+            bytes: total(shards, |shard| shard.store_bytes),
+        });
+    }
+    found
+}
+
+fn total(shards: &[PrimaryStats], of: impl Fn(&PrimaryStats) -> u64) -> i64 {
+    i64::try_from(shards.iter().map(of).sum::<u64>()).unwrap_or(i64::MAX)
+}
+
+/// Sources that were active and are not found any more: replaced by a new index (the old chunks give way to
+/// the new ones and to the comparison of keys), gone for good (purged), or only closed (waiting).
+async fn retire(
+    engine: &Engine,
+    stored: &[SourceRow],
+    fresh: &BTreeSet<(i64, &str)>,
+    known: &BTreeSet<i64>,
+    matched: &Matched,
+) -> Result<(), MergeError> {
+    let lost = stored.iter().filter(|source| {
+        matches!(source.state, SourceState::Active | SourceState::Gone | SourceState::Waiting)
+            && !fresh.contains(&(source.collection_id, source.index_uuid.as_str()))
+    });
+    for source in lost {
+        let closed = matched
+            .attention
+            .get(&source.collection_id)
+            .is_some_and(|why| why.starts_with("IndexClosed") || why.starts_with("IndexUnavailable"));
+        if closed {
+            engine.state.set_source_state(&[source.id], SourceState::Waiting).await?;
+            continue;
+        }
+        if known.contains(&source.collection_id) && still_there(engine, source).await? {
+            // Not in the list, but there when asked by name: our rights may have changed. Nothing is purged.
+            engine.state.set_source_state(&[source.id], SourceState::Waiting).await?;
+            continue;
+        }
+        let replaced = fresh.iter().any(|(collection, _)| *collection == source.collection_id);
+        tracing::info!(collection = source.collection_id, replaced, "a source is gone");
+        engine.state.abandon_units(source.id).await?;
+        if !replaced {
+            keys::purge(engine, source).await?;
+        }
+        engine.state.set_source_state(&[source.id], SourceState::Purged).await?;
+    }
+    Ok(())
+}
+
+/// Whether that very index (not one re-created under its name) answers by name. A refusal is an error here.
+async fn still_there(engine: &Engine, source: &SourceRow) -> Result<bool, MergeError> {
+    let name = index_name(source)?;
+    let described = engine.source.describe(std::slice::from_ref(&name)).await.map_err(MergeError::Source)?;
+    Ok(described.get(&name).is_some_and(|info| info.uuid.0 == source.index_uuid))
+}
+
+/// The stored name of a source's index.
+pub(super) fn index_name(source: &SourceRow) -> Result<IndexName, MergeError> {
+    IndexName::parse(&source.index_name)
+        .map_err(|error| MergeError::Internal(format!("a stored index name is invalid: {error}")))
+}
+
+/// Looks up how each active source is read; one that cannot be read without loss is set aside.
+async fn load_lanes(engine: &Engine, stored: &[SourceRow]) -> Result<(), MergeError> {
+    let mut known = engine.pool.known_lanes();
+    let mut wanted: BTreeMap<IndexName, &SourceRow> = BTreeMap::new();
+    for source in active(stored).filter(|source| !known.contains_key(source.index_uuid.as_str())) {
+        wanted.insert(index_name(source)?, source);
+    }
+    let names: Vec<IndexName> = wanted.keys().cloned().collect();
+    let described = engine.source.describe(&names).await.map_err(MergeError::Source)?;
+    for (name, source) in wanted {
+        let Some(info) = described.get(&name).filter(|info| info.uuid.0 == source.index_uuid) else {
+            continue;
+        };
+        if let Some(reason) = unreadable(info) {
+            set_aside(engine, source, reason).await?;
+        }
+        known.insert(source.index_uuid.clone(), info.read_lane(engine.source.version(), VECTOR_FIELD));
+    }
+    let destination = destination_lane(engine).await?;
+    engine.pool.set_lanes(known, destination);
+    Ok(())
+}
+
+/// Why an index cannot be merged without losing something.
+fn unreadable(info: &IndexInfo) -> Option<&'static str> {
+    if !info.source_complete {
+        return Some(
+            "SourceDisabled: its mapping leaves fields out of _source, so its documents cannot be read whole",
+        );
+    }
+    if !info.seq_no_searchable {
+        return Some(
+            "SequenceNumbersDisabled: index.disable_sequence_numbers is set, so its log cannot be walked",
+        );
+    }
+    None
+}
+
+async fn set_aside(engine: &Engine, source: &SourceRow, reason: &str) -> Result<(), MergeError> {
+    engine.state.abandon_units(source.id).await?;
+    engine.state.set_source_state(&[source.id], SourceState::Waiting).await?;
+    engine.state.set_attention(engine.id, source.collection_id, Some(reason)).await?;
+    Ok(())
+}
+
+async fn destination_lane(engine: &Engine) -> Result<ReadLane, MergeError> {
+    let name = &engine.merge.destination.index;
+    let described =
+        engine.destination.describe(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
+    let info = described.get(name).ok_or_else(|| {
+        MergeError::DestinationLost(format!(
+            "the destination index {name} is gone; restore it, or delete the resource and start anew"
+        ))
+    })?;
+    Ok(info.read_lane(engine.destination.version(), VECTOR_FIELD))
+}
+
+/// Stores why a collection needs a person, and clears what no longer holds.
+async fn report_attention(
+    engine: &Engine,
+    before: &[SourceRow],
+    stored: &[SourceRow],
+    matched: &Matched,
+) -> Result<(), MergeError> {
+    let had: BTreeSet<SourceId> =
+        before.iter().filter(|source| source.attention.is_some()).map(|source| source.id).collect();
+    for source in stored.iter().filter(|source| had.contains(&source.id)) {
+        if source.state == SourceState::Active && !matched.attention.contains_key(&source.collection_id) {
+            engine.state.set_attention(engine.id, source.collection_id, None).await?;
+        }
+    }
+    engine
+        .edit_memo(|memo| {
+            memo.without_index = matched.attention.clone();
+            memo.strays = matched.strays.iter().map(ToString::to_string).collect();
+        })
+        .await
+        .map(drop)
+}

@@ -1,0 +1,178 @@
+//! One merge in one process: its connections, its claim and its workers.
+//!
+//! Any number of engines may exist for the same merge, in any number of processes: units are leased,
+//! every write carries an external version, and phases change by compare-and-set. Two engines only
+//! do the same work twice; they cannot lose or double anything.
+
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{Mutex, Notify};
+
+use super::act;
+use super::error::MergeError;
+use super::memo::Memo;
+use super::observe::{Rows, parse_memo};
+use super::plan::{Action, Next, plan};
+use super::preflight::{self, Parts};
+use super::progress::Pace;
+use super::report::{self, Report};
+use super::secrets::Secrets;
+use super::valid::ValidMerge;
+use super::worker::WorkerPool;
+use crate::chunk::Transform;
+use crate::collections::Collections;
+use crate::elastic::Cluster;
+use crate::state::{Claim, MergeId, MergeRow, NewMerge, State};
+
+/// How long `stop` waits for workers to reach a checkpoint.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A merge that is connected and claimed. Cheap to step, stoppable at any moment.
+pub struct Engine {
+    pub(super) id: MergeId,
+    pub(super) merge: Arc<ValidMerge>,
+    pub(super) source: Cluster,
+    pub(super) destination: Cluster,
+    pub(super) collections: Collections,
+    pub(super) state: State,
+    pub(super) pool: WorkerPool,
+    pace: std::sync::Mutex<Pace>,
+    tuning: RwLock<Arc<ValidMerge>>,
+    progressed: Arc<Notify>,
+    /// One step at a time.
+    stepping: Mutex<()>,
+}
+
+impl Engine {
+    /// Connects everything, checks everything (all problems at once) and claims the destination's name.
+    ///
+    /// `worker` names this process in leases; it must be unique among the processes of a merge.
+    pub async fn open(merge: ValidMerge, secrets: Secrets, worker: String) -> Result<Engine, MergeError> {
+        let Parts { source, destination, collections, state } = preflight::connect(&merge, &secrets).await?;
+        let claim = state
+            .claim(&NewMerge {
+                owner: merge.owner.clone(),
+                destination_cluster: destination.uuid().to_owned(),
+                destination_index: merge.destination.index.to_string(),
+                identity: merge.identity(),
+            })
+            .await?;
+        let row = match claim {
+            Claim::Ours(row) => row,
+            Claim::HeldBy { owner, .. } => return Err(preflight::claimed(&merge, &owner)),
+            Claim::OtherIdentity { .. } => return Err(preflight::other_identity(&merge)),
+        };
+        // A process of our name that held leases is dead (a container that was restarted): no need to wait for them.
+        state.take_back(row.id, &worker).await?;
+        let merge = Arc::new(merge);
+        let progressed = Arc::new(Notify::new());
+        let pool = WorkerPool::new(super::worker::Context {
+            id: row.id,
+            worker,
+            source: source.clone(),
+            destination: destination.clone(),
+            collections: collections.clone(),
+            state: state.clone(),
+            transform: Transform {
+                contract: merge.destination.contract,
+                vector_size: merge.destination.vector_size,
+                vector_form: preflight::vector_form(&merge, destination.version()),
+            },
+            destination_index: merge.destination.index.clone(),
+            writer_alias: act::writer_alias(&merge),
+            progressed: Arc::clone(&progressed),
+        });
+        pool.tune(&merge.workers);
+        Ok(Engine {
+            id: row.id,
+            tuning: RwLock::new(Arc::clone(&merge)),
+            merge,
+            source,
+            destination,
+            collections,
+            state,
+            pool,
+            pace: std::sync::Mutex::new(Pace::default()),
+            progressed,
+            stepping: Mutex::new(()),
+        })
+    }
+
+    /// Takes over the live fields of a changed spec.
+    pub fn retune(&self, merge: ValidMerge) {
+        self.pool.tune(&merge.workers);
+        let mut tuning = self.tuning.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *tuning = Arc::new(merge);
+    }
+
+    /// One short step: observe, plan, act, report. Bounded in time; the data is moved by workers beside it.
+    pub async fn step(&self, now: Timestamp) -> Result<Report, MergeError> {
+        let _one_at_a_time = self.stepping.lock().await;
+        let spec = self.spec();
+        let (seen, rows) = self.observe().await?;
+        let decided = plan(&spec, &seen, now);
+        for action in &decided.actions {
+            act::act(self, &spec, action, seen.phase, now).await?;
+        }
+        let changed = decided.actions.iter().any(Action::changes_what_is_seen);
+        let (after, rows) = if changed { self.observe().await? } else { (seen.clone(), rows) };
+        let next = if after.phase == seen.phase { decided.next } else { Next::Now };
+        Ok(self.report(&spec, &after, &rows, next, decided.waiting, now))
+    }
+
+    /// Resolves when workers have made a step worthwhile: no open unit is left, or one failed.
+    pub async fn progressed(&self) {
+        self.progressed.notified().await;
+    }
+
+    /// Workers stop at their next checkpoint and give their leases back. Bounded.
+    pub async fn stop(&self) {
+        self.pool.rest(STOP_TIMEOUT).await;
+    }
+
+    /// The resource is going away: stop, put back what was changed for the load, lift our blocks unless
+    /// the merge is complete, release the claim. Deletes the destination only if told so, and only if
+    /// this merge created it.
+    pub async fn dismantle(&self, delete_destination: bool) -> Result<(), MergeError> {
+        self.stop().await;
+        act::dismantle(self, delete_destination).await
+    }
+
+    /// The spec as last tuned.
+    pub(super) fn spec(&self) -> Arc<ValidMerge> {
+        Arc::clone(&self.tuning.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    pub(super) async fn merge_row(&self) -> Result<MergeRow, MergeError> {
+        self.state
+            .merge(self.id)
+            .await?
+            .ok_or_else(|| MergeError::Internal("the merge's row is gone from the state database".to_owned()))
+    }
+
+    /// Reads the memo, lets `change` edit it, stores it. Steps are serialised, so there is one writer.
+    pub(super) async fn edit_memo(&self, change: impl FnOnce(&mut Memo)) -> Result<Memo, MergeError> {
+        let mut memo = parse_memo(&self.merge_row().await?)?;
+        change(&mut memo);
+        let value = serde_json::to_value(&memo)
+            .map_err(|error| MergeError::Internal(format!("the memo cannot be written: {error}")))?;
+        self.state.save_memo(self.id, &value).await?;
+        Ok(memo)
+    }
+
+    fn report(
+        &self,
+        spec: &ValidMerge,
+        seen: &super::observe::Observation,
+        rows: &Rows,
+        next: Next,
+        waiting: Option<super::plan::Waiting>,
+        now: Timestamp,
+    ) -> Report {
+        let mut pace = self.pace.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let lanes = self.pool.lanes();
+        report::report(&report::Inputs { spec, seen, rows, next, waiting, lanes, now }, &mut pace)
+    }
+}

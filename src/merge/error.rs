@@ -1,0 +1,166 @@
+//! What can go wrong with a merge, in the words of the person who can mend it.
+
+use std::fmt;
+
+use crate::collections::CollectionsError;
+use crate::elastic::{ElasticError, ErrorCategory};
+use crate::state::StateError;
+
+/// One thing that is wrong with the spec, a secret, a server or a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where: a field of the resource (`spec.destination.index.vectorSize`) or a part (`source`).
+    pub field: String,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem of that field.
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Problem {
+        Problem { field: field.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+/// The bounded set of causes; its name is condition reason, event reason and metric label alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MergeCategory {
+    /// The spec says something that cannot be done.
+    InvalidSpec,
+    /// A secret is missing or malformed.
+    SecretInvalid,
+    /// A check before the start found problems.
+    ChecksFailed,
+    /// Another merge has the destination.
+    DestinationClaimed,
+    /// The existing destination does not fit.
+    DestinationMismatch,
+    /// The destination was deleted or replaced under the run.
+    DestinationLost,
+    /// The source cluster answered with an error or not at all.
+    SourceUnavailable,
+    /// The destination cluster answered with an error or not at all.
+    DestinationUnavailable,
+    /// The collections' database answered with an error or not at all.
+    CollectionsUnavailable,
+    /// The state database answered with an error or not at all.
+    StateUnavailable,
+    /// Something that this program got wrong.
+    Internal,
+}
+
+impl MergeCategory {
+    /// CamelCase, as Kubernetes wants reasons.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MergeCategory::InvalidSpec => "InvalidSpec",
+            MergeCategory::SecretInvalid => "SecretInvalid",
+            MergeCategory::ChecksFailed => "ChecksFailed",
+            MergeCategory::DestinationClaimed => "DestinationClaimed",
+            MergeCategory::DestinationMismatch => "DestinationMismatch",
+            MergeCategory::DestinationLost => "DestinationLost",
+            MergeCategory::SourceUnavailable => "SourceUnavailable",
+            MergeCategory::DestinationUnavailable => "DestinationUnavailable",
+            MergeCategory::CollectionsUnavailable => "CollectionsUnavailable",
+            MergeCategory::StateUnavailable => "StateUnavailable",
+            MergeCategory::Internal => "Internal",
+        }
+    }
+}
+
+/// Which cluster an [`ElasticError`] came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// `spec.source`.
+    Source,
+    /// `spec.destination`.
+    Destination,
+}
+
+/// Any failure of the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum MergeError {
+    /// All problems found, at once.
+    #[error("{}", list(.problems))]
+    Problems {
+        /// Their common class.
+        category: MergeCategory,
+        /// At least one.
+        problems: Vec<Problem>,
+    },
+    /// The source cluster.
+    #[error("spec.source: {}; {}", .0, .0.remedy())]
+    Source(#[source] ElasticError),
+    /// The destination cluster.
+    #[error("spec.destination: {}; {}", .0, .0.remedy())]
+    Destination(#[source] ElasticError),
+    /// The application's Postgres.
+    #[error("spec.collections.postgres: {}; {}", .0, .0.remedy())]
+    Collections(#[from] CollectionsError),
+    /// Our Postgres.
+    #[error("spec.state.postgres: {}; {}", .0, .0.remedy())]
+    State(#[from] StateError),
+    /// The destination is not the index that this merge prepared.
+    #[error("{0}")]
+    DestinationLost(String),
+    /// A blocking task died or data that we wrote ourselves cannot be read.
+    #[error("internal error: {0}; please report it with the log")]
+    Internal(String),
+}
+
+impl MergeError {
+    /// One problem as an error.
+    pub fn problem(
+        category: MergeCategory,
+        field: impl Into<String>,
+        message: impl Into<String>,
+    ) -> MergeError {
+        MergeError::Problems { category, problems: vec![Problem::new(field, message)] }
+    }
+
+    /// The class for conditions, events and metrics.
+    #[must_use]
+    pub fn category(&self) -> MergeCategory {
+        match self {
+            MergeError::Problems { category, .. } => *category,
+            MergeError::Source(_) => MergeCategory::SourceUnavailable,
+            MergeError::Destination(_) => MergeCategory::DestinationUnavailable,
+            MergeError::Collections(_) => MergeCategory::CollectionsUnavailable,
+            MergeError::State(_) => MergeCategory::StateUnavailable,
+            MergeError::DestinationLost(_) => MergeCategory::DestinationLost,
+            MergeError::Internal(_) => MergeCategory::Internal,
+        }
+    }
+
+    /// True where retrying is pointless until a person changes the spec: the controller then waits for that.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        self.category() == MergeCategory::InvalidSpec
+    }
+
+    /// Wraps an error of one of the two clusters.
+    #[must_use]
+    pub fn of(side: Side, error: ElasticError) -> MergeError {
+        match side {
+            Side::Source => MergeError::Source(error),
+            Side::Destination => MergeError::Destination(error),
+        }
+    }
+
+    /// True for the loss of a source index that is an answer rather than a failure.
+    #[must_use]
+    pub fn is_source_missing(&self) -> bool {
+        matches!(self, MergeError::Source(error) if error.category() == ErrorCategory::NotFound)
+    }
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,110 @@
+//! The few facts of a merge that must survive a crash and are no rows of their own.
+//!
+//! Kept as one JSON value in the merge's row. Rule: intent before effect. What an action is about to
+//! change on a server is written here first, so that whoever comes next can finish it or put it back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Durable facts of one merge.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memo {
+    /// The destination as created or adopted.
+    pub destination: Option<DestinationMemo>,
+    /// The uuid of the source cluster: another cluster at the same URL must not look like deleted indices.
+    pub source_cluster: Option<String>,
+    /// How far the graph is.
+    pub graph: GraphMemo,
+    /// The present (or last) attempt to cut over.
+    pub cutover: CutoverMemo,
+    /// When the shard logs were last read for a pass: all earlier operations are in the destination
+    /// once that pass is copied.
+    pub pass_taken_at: Option<Timestamp>,
+    /// Collections without a readable index at the last resolve, and why.
+    pub without_index: BTreeMap<i64, String>,
+    /// Indices named by a number that no collection has, at the last resolve.
+    pub strays: Vec<String>,
+    /// The last judgement.
+    pub verdict: Option<VerdictMemo>,
+    /// How long writers were refused in the cutover that succeeded, in seconds.
+    pub writes_refused_seconds: Option<f64>,
+}
+
+/// The destination index, and what was changed on it for the load.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DestinationMemo {
+    /// Its uuid; another one later means that somebody deleted it under the run.
+    pub uuid: String,
+    /// Whether this merge created it (an adopted index is never deleted).
+    pub created: bool,
+    /// Settings to put back, by name; `null` means "remove ours".
+    pub put_back: BTreeMap<String, Value>,
+    /// Whether `put_back` has been applied.
+    pub settled: bool,
+}
+
+/// The deferred graph.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub enum GraphMemo {
+    /// The wanted index options are in the mapping from the start; nothing to do.
+    #[default]
+    Direct,
+    /// The mapping says `flat` while loading.
+    Loading,
+    /// The wanted index options are in the mapping; segments at or below the mark of their shard are still flat.
+    Switched {
+        /// The largest segment generation of each shard when the mapping was changed.
+        marks: BTreeMap<i32, u64>,
+        /// How often a rewrite was asked for.
+        rounds: u32,
+    },
+    /// Every segment has been written with the wanted index options.
+    Built,
+}
+
+/// One attempt to cut over.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CutoverMemo {
+    /// When the present attempt began; `None` between attempts.
+    pub started_at: Option<Timestamp>,
+    /// When the first write block was asked for.
+    pub blocked_at: Option<Timestamp>,
+    /// Every source is blocked.
+    pub blocked: bool,
+    /// The last pass is planned, on drained shards.
+    pub last_pass_planned: bool,
+    /// The sources that the last pass covers: one that appears after it asks for another.
+    pub covered: BTreeSet<i64>,
+    /// The keys and counts of both sides agree.
+    pub keys_reconciled: bool,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Not before this moment is the next attempt.
+    pub retry_at: Option<Timestamp>,
+    /// Why the last attempt ended without a verdict.
+    pub last_failure: Option<String>,
+}
+
+/// The judgement over all collections.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VerdictMemo {
+    /// Every collection is equal, within the tolerations.
+    pub positive: bool,
+    /// Collections judged.
+    pub collections: u64,
+    /// Collections that are not equal.
+    pub unequal: u64,
+    /// Chunks in quarantine.
+    pub quarantined: u64,
+    /// Documents of the destination that belong to no collection of this merge.
+    pub unknown_documents: u64,
+    /// One sentence.
+    pub message: String,
+    /// What the judgement depended on: a change of it is a reason to judge again.
+    pub basis: String,
+}

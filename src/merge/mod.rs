@@ -1,0 +1,43 @@
+//! The engine: a spec and a stored state in, the next step out. It knows no Kubernetes.
+//!
+//! Recipe: [`ValidMerge::parse`] the spec, [`secrets::resolve`] what it names, [`Engine::open`] checks
+//! everything, then [`Engine::step`] again and again: observe, plan ([`plan`]), act, report.
+//! Workers ([`worker`]) run beside the steps and are the only ones that move data.
+//!
+//! The invariants that hold at every moment are listed in `docs/architecture.md`.
+
+mod act;
+mod engine;
+mod error;
+mod memo;
+mod observe;
+mod phase;
+mod plan;
+mod preflight;
+mod progress;
+mod report;
+pub mod secrets;
+mod valid;
+mod version;
+mod worker;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+pub use engine::Engine;
+pub use error::{MergeCategory, MergeError, Problem};
+pub use memo::Memo;
+pub use phase::Phase;
+pub use plan::{Next, Waiting};
+pub use preflight::{Preview, preview};
+pub use report::{Attention, Fact, FactKind, Progress, Report};
+pub use valid::{
+    Cutover, Destination, SourceWrites, Tolerations, UnknownDocuments, ValidMerge, Verification, Workers,
+};
+
+/// The time from `start` to `end`; zero where the clock went back.
+#[must_use]
+pub(crate) fn elapsed(start: Timestamp, end: Timestamp) -> Duration {
+    Duration::try_from(end.duration_since(start)).unwrap_or(Duration::ZERO)
+}

@@ -1,0 +1,165 @@
+//! What is so right now, gathered from Postgres and, where the phase needs it, from the destination.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::engine::Engine;
+use super::error::MergeError;
+use super::memo::{CutoverMemo, GraphMemo, Memo, VerdictMemo};
+use super::phase::Phase;
+use crate::elastic::Health;
+use crate::state::{KindTotals, MergeRow, ShardRow, SourceRow, SourceState, Totals, UnitKind};
+
+/// Everything that the plan and the report are made from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observation {
+    /// The stored phase.
+    pub phase: Phase,
+    /// The copy units.
+    pub copy: Walk,
+    /// The verify units.
+    pub verify: Walk,
+    /// Something was copied that no verify unit covers yet.
+    pub verify_behind: bool,
+    /// The deferred graph.
+    pub graph: GraphMemo,
+    /// The destination index.
+    pub destination: DestinationSeen,
+    /// The present attempt to cut over.
+    pub cutover: CutoverMemo,
+    /// The last judgement, if it belongs to the present attempt.
+    pub verdict: Option<VerdictMemo>,
+    /// Sources with a write block that we set.
+    pub blocked_sources: u64,
+    /// When the ends of the logs were last read for a pass.
+    pub pass_taken_at: Option<Timestamp>,
+}
+
+/// The units of one kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Walk {
+    /// Units that are not done.
+    pub open: u64,
+    /// Of those, the ones whose last attempt failed.
+    pub failing: u64,
+    /// The last error of a failing unit.
+    pub last_error: Option<String>,
+}
+
+/// The destination as the plan needs it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DestinationSeen {
+    /// What was changed for the load has been put back.
+    pub settled: bool,
+    /// Every shard is assigned, and every replica that this cluster has a node for.
+    pub serving: bool,
+    /// Merges that run in the server.
+    pub merges_running: u64,
+}
+
+impl Observation {
+    /// How far the destination may be behind the sources, once the units of the last pass are done.
+    #[must_use]
+    pub fn lag(&self, now: Timestamp) -> Duration {
+        self.pass_taken_at.map_or(Duration::MAX, |taken| super::elapsed(taken, now))
+    }
+}
+
+/// The rows behind an observation, kept for the report.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    /// The merge.
+    pub merge: MergeRow,
+    /// Its memo, parsed.
+    pub memo: Memo,
+    /// Its sources.
+    pub sources: Vec<SourceRow>,
+    /// Sums over its units.
+    pub totals: Totals,
+    /// Sources with open units of the walk that is under way.
+    pub sources_open: u64,
+}
+
+impl Engine {
+    /// Looks, changes nothing.
+    pub(super) async fn observe(&self) -> Result<(Observation, Rows), MergeError> {
+        let merge = self.merge_row().await?;
+        let memo = parse_memo(&merge)?;
+        let phase = Phase::parse(&merge.phase)
+            .ok_or_else(|| MergeError::Internal(format!("the stored phase {:?} is unknown", merge.phase)))?;
+        let totals = self.state.totals(self.id).await?;
+        let sources = self.state.sources(self.id).await?;
+        let shards = self.state.shards(self.id).await?;
+        let destination = self.see_destination(phase, &memo).await?;
+        let observation = Observation {
+            phase,
+            copy: walk(&totals.copy),
+            verify: walk(&totals.verify),
+            verify_behind: shards.iter().any(is_verify_behind),
+            graph: memo.graph.clone(),
+            destination,
+            cutover: memo.cutover.clone(),
+            verdict: memo.verdict.clone(),
+            blocked_sources: sources.iter().filter(|source| source.blocked_by_us).count() as u64,
+            pass_taken_at: memo.pass_taken_at,
+        };
+        let kind = if observation.verify.open > 0 { UnitKind::Verify } else { UnitKind::Copy };
+        let sources_open = self.state.open_sources(self.id, kind).await?.max(0).unsigned_abs();
+        Ok((observation, Rows { merge, memo, sources, totals, sources_open }))
+    }
+
+    async fn see_destination(&self, phase: Phase, memo: &Memo) -> Result<DestinationSeen, MergeError> {
+        let settled = memo.destination.as_ref().is_some_and(|destination| destination.settled);
+        if phase != Phase::Indexing {
+            return Ok(DestinationSeen { settled, serving: true, merges_running: 0 });
+        }
+        let name = &self.merge.destination.index;
+        let merges_running = match memo.graph {
+            GraphMemo::Switched { .. } => {
+                self.destination.merges_running(name).await.map_err(MergeError::Destination)?
+            }
+            GraphMemo::Direct | GraphMemo::Loading | GraphMemo::Built => 0,
+        };
+        let serving = settled && self.is_serving().await?;
+        Ok(DestinationSeen { settled, serving, merges_running })
+    }
+
+    /// Green; or yellow where the wanted replicas cannot be assigned for lack of nodes, which waiting would not mend.
+    async fn is_serving(&self) -> Result<bool, MergeError> {
+        let health =
+            self.destination.health(&self.merge.destination.index).await.map_err(MergeError::Destination)?;
+        let too_few_nodes = health.data_nodes <= u64::from(self.merge.destination.replicas);
+        Ok(match health.status {
+            Health::Green => true,
+            Health::Yellow => too_few_nodes,
+            Health::Red => false,
+        })
+    }
+}
+
+/// The memo in a merge's row; an empty one for a new merge.
+pub(super) fn parse_memo(row: &MergeRow) -> Result<Memo, MergeError> {
+    if row.memo.is_null() {
+        return Ok(Memo::default());
+    }
+    serde_json::from_value(row.memo.clone())
+        .map_err(|error| MergeError::Internal(format!("the stored memo cannot be read: {error}")))
+}
+
+fn is_verify_behind(shard: &ShardRow) -> bool {
+    shard.verify_planned_to < shard.copy_planned_to
+}
+
+fn walk(totals: &KindTotals) -> Walk {
+    Walk {
+        open: totals.units.saturating_sub(totals.units_done).try_into().unwrap_or(0),
+        failing: totals.failing.try_into().unwrap_or(0),
+        last_error: totals.last_error.clone(),
+    }
+}
+
+/// Sources that are copied and judged.
+pub(super) fn active(sources: &[SourceRow]) -> impl Iterator<Item = &SourceRow> {
+    sources.iter().filter(|source| source.state == SourceState::Active)
+}

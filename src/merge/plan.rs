@@ -1,0 +1,317 @@
+//! What to do next, decided purely: `(spec, what is seen, now)` in, a list of actions out.
+//!
+//! The whole walk of a merge can be read here, phase by phase. Nothing in this file does I/O, and
+//! nothing outside it decides. Every action is idempotent and leaves its trace in what is seen next
+//! time, so a crash between two actions only means that the plan is made again:
+//!
+//! 1. A phase is entered by the *last* action of a list. Until then the whole list is repeated.
+//! 2. `PlanPass(Copy)` reads the shard logs' ends and stores units up to them; `PlanPass(Verify)` stores
+//!    units for what has been copied but not yet compared. Units are worked on by `RunWorkers`.
+//! 3. The plan makes progress: with no open units and unchanged sources each phase leads to the next
+//!    (see the property tests), and only `CuttingOver` and a retry lead back.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::memo::GraphMemo;
+use super::observe::Observation;
+use super::phase::Phase;
+use super::valid::{SourceWrites, ValidMerge, Verification};
+use crate::state::UnitKind;
+
+/// What to do now, and when to look again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// In this order; the first that fails ends the step.
+    pub actions: Vec<Action>,
+    /// When the next step is due.
+    pub next: Next,
+    /// Set when the merge cannot go on by itself right now.
+    pub waiting: Option<Waiting>,
+}
+
+/// One idempotent, time-limited act.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Create the destination, or adopt it, with the settings for the load.
+    PrepareDestination,
+    /// Collections of Postgres x indices of Elasticsearch -> sources; those that are gone are purged.
+    ResolveSources,
+    /// Copy: ends of the logs, refresh, units up to them. Verify: refresh, units for what was copied.
+    PlanPass(UnitKind),
+    /// Let workers take units of that kind.
+    RunWorkers(UnitKind),
+    /// Workers stop at their next checkpoint.
+    RestWorkers,
+    /// The wanted index options into the mapping; marks for the segments that are still flat.
+    SwitchIndexOptions,
+    /// Have the segments at or below the marks rewritten.
+    RewriteSegments,
+    /// Put back what was changed for the load.
+    SettleDestination,
+    /// Open an attempt to cut over.
+    BeginCutover,
+    /// Set the write block on every source.
+    BlockSources,
+    /// Last pass: shards must be drained (max = local = global), then as `PlanPass(Copy)`.
+    PlanLastPass,
+    /// Compare the counts of both sides; where they differ compare the keys and delete what is too much.
+    ReconcileKeys,
+    /// Judge every collection, store the verdict.
+    Judge,
+    /// End the attempt: blocks that we set come off, with the reason.
+    AbandonCutover(String),
+    /// Lift the blocks that we set.
+    UnblockSources,
+    /// Aliases asked for, our own alias and settings away.
+    Finish,
+    /// Compare-and-set of the stored phase.
+    Enter(Phase),
+}
+
+impl Action {
+    /// False for what only lets workers go or rest.
+    #[must_use]
+    pub fn changes_what_is_seen(&self) -> bool {
+        !matches!(self, Action::RunWorkers(_) | Action::RestWorkers)
+    }
+}
+
+/// When to make the next step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// At once.
+    Now,
+    /// After this time, or when the workers report.
+    After(Duration),
+    /// Not before the spec changes.
+    Settled,
+}
+
+/// Why a merge does not go on by itself: a value, not an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// One of a bounded set, CamelCase.
+    pub reason: &'static str,
+    /// A sentence for a person, without counters or times.
+    pub message: String,
+}
+
+/// How often a step looks at workers that are busy: they wake the engine when they are done.
+const WORKING: Duration = Duration::from_secs(5);
+/// How often a server that works by itself (merging, allocating) is asked.
+const SERVER_BUSY: Duration = Duration::from_secs(1);
+/// How often drained shards are looked for: writers are refused meanwhile.
+const DRAINING: Duration = Duration::from_millis(100);
+
+/// The next actions of a merge. Total: every observation has a plan.
+#[must_use]
+pub fn plan(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
+    if spec.suspend && !matches!(seen.phase, Phase::Completed | Phase::Failed) {
+        return suspend(seen);
+    }
+    match seen.phase {
+        Phase::Pending | Phase::Suspended => go(vec![Action::Enter(Phase::Preparing)]),
+        Phase::Preparing => go(vec![
+            Action::PrepareDestination,
+            Action::ResolveSources,
+            Action::PlanPass(UnitKind::Copy),
+            Action::Enter(Phase::Copying),
+        ]),
+        Phase::Copying => copying(seen),
+        Phase::Indexing => indexing(spec, seen),
+        Phase::Verifying => verifying(seen),
+        Phase::Synced => synced(spec, seen, now),
+        Phase::CuttingOver => cutting_over(spec, seen, now),
+        Phase::Completed => completed(spec, seen),
+        Phase::Failed => failed(spec, seen),
+    }
+}
+
+/// Nothing is held while suspended: an attempt to cut over is given up, so that writers are served again.
+fn suspend(seen: &Observation) -> Plan {
+    let mut actions = vec![Action::RestWorkers];
+    if seen.phase == Phase::CuttingOver {
+        actions.push(Action::AbandonCutover("the merge was suspended".to_owned()));
+        actions.push(Action::Enter(Phase::Synced));
+    }
+    Plan { actions, next: Next::Settled, waiting: None }
+}
+
+/// The base pass; when it is done the catch-up pass is planned on the way out.
+fn copying(seen: &Observation) -> Plan {
+    if seen.copy.open > 0 {
+        return work(UnitKind::Copy, seen);
+    }
+    go(vec![Action::ResolveSources, Action::PlanPass(UnitKind::Copy), Action::Enter(Phase::Indexing)])
+}
+
+/// Catch-up first, so that the graph is built once over nearly everything; then the graph, then the
+/// settings of service, then green.
+fn indexing(spec: &ValidMerge, seen: &Observation) -> Plan {
+    if seen.copy.open > 0 {
+        return work(UnitKind::Copy, seen);
+    }
+    match &seen.graph {
+        GraphMemo::Loading => return go(vec![Action::RestWorkers, Action::SwitchIndexOptions]),
+        GraphMemo::Switched { .. } if seen.destination.merges_running > 0 => return poll(SERVER_BUSY),
+        GraphMemo::Switched { .. } => {
+            return Plan { next: Next::After(SERVER_BUSY), ..go(vec![Action::RewriteSegments]) };
+        }
+        GraphMemo::Direct | GraphMemo::Built => {}
+    }
+    if !seen.destination.settled {
+        return go(vec![Action::SettleDestination]);
+    }
+    if !seen.destination.serving {
+        return wait(
+            SERVER_BUSY,
+            "DestinationNotGreen",
+            "waits until every shard and replica of the destination is assigned".to_owned(),
+        );
+    }
+    match spec.verification {
+        Verification::Full => go(vec![Action::PlanPass(UnitKind::Verify), Action::Enter(Phase::Verifying)]),
+        Verification::Counts => go(vec![Action::Enter(Phase::Verifying)]),
+    }
+}
+
+/// The walk over everything that was copied so far.
+fn verifying(seen: &Observation) -> Plan {
+    if seen.verify.open > 0 {
+        return work(UnitKind::Verify, seen);
+    }
+    go(vec![Action::ResolveSources, Action::PlanPass(UnitKind::Copy), Action::Enter(Phase::Synced)])
+}
+
+/// Passes repeat, each copied and compared, until the lag is small and nobody holds the cutover.
+fn synced(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
+    if let Some(unfinished) = finish_pass(spec, seen) {
+        return unfinished;
+    }
+    let lag = seen.lag(now);
+    let next_pass = go(vec![Action::ResolveSources, Action::PlanPass(UnitKind::Copy)]);
+    let pace = (spec.cutover.max_lag / 3).clamp(Duration::from_secs(1), Duration::from_secs(30));
+    if spec.cutover.hold {
+        if lag >= pace {
+            return next_pass;
+        }
+        return wait(
+            pace.saturating_sub(lag),
+            "CutoverHeld",
+            "follows the sources until spec.cutover.hold is false".to_owned(),
+        );
+    }
+    if let Some(retry_at) = seen.cutover.retry_at
+        && retry_at > now
+    {
+        if lag >= pace {
+            return next_pass;
+        }
+        let reason = seen.cutover.last_failure.clone().unwrap_or_default();
+        return wait(
+            pace.saturating_sub(lag),
+            "CutoverRetrying",
+            format!("the cutover is tried again: {reason}"),
+        );
+    }
+    if lag > spec.cutover.max_lag {
+        return next_pass;
+    }
+    go(vec![Action::BeginCutover, Action::Enter(Phase::CuttingOver)])
+}
+
+/// A transaction: blocked, drained, last pass, compared, judged - or the blocks come off again.
+fn cutting_over(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
+    let cutover = &seen.cutover;
+    let age = cutover.started_at.map_or(Duration::ZERO, |start| super::elapsed(start, now));
+    if age > spec.cutover.timeout && seen.verdict.is_none() {
+        let reason = format!("not done within spec.cutover.timeout ({} s)", spec.cutover.timeout.as_secs());
+        return go(vec![Action::RestWorkers, Action::AbandonCutover(reason), Action::Enter(Phase::Synced)]);
+    }
+    if !cutover.blocked && spec.cutover.source_writes == SourceWrites::Block {
+        return go(vec![Action::ResolveSources, Action::BlockSources]);
+    }
+    if !cutover.last_pass_planned {
+        return Plan { next: Next::After(DRAINING), ..go(vec![Action::PlanLastPass]) };
+    }
+    if let Some(unfinished) = finish_pass(spec, seen) {
+        return unfinished;
+    }
+    if !cutover.keys_reconciled {
+        return go(vec![Action::ReconcileKeys]);
+    }
+    match &seen.verdict {
+        None => go(vec![Action::Judge]),
+        Some(verdict) if verdict.positive => go(vec![Action::Finish, Action::Enter(Phase::Completed)]),
+        Some(verdict) => {
+            go(vec![Action::AbandonCutover(verdict.message.clone()), Action::Enter(Phase::Failed)])
+        }
+    }
+}
+
+/// Copy what is planned, compare what is copied.
+fn finish_pass(spec: &ValidMerge, seen: &Observation) -> Option<Plan> {
+    if seen.copy.open > 0 {
+        return Some(work(UnitKind::Copy, seen));
+    }
+    if seen.verify_behind && spec.verification == Verification::Full {
+        return Some(go(vec![Action::PlanPass(UnitKind::Verify)]));
+    }
+    (seen.verify.open > 0).then(|| work(UnitKind::Verify, seen))
+}
+
+/// The end; only the way back for the sources is left.
+fn completed(spec: &ValidMerge, seen: &Observation) -> Plan {
+    let mut actions = vec![Action::RestWorkers];
+    if spec.cutover.source_writes == SourceWrites::Allow && seen.blocked_sources > 0 {
+        actions.push(Action::UnblockSources);
+    }
+    Plan { actions, next: Next::Settled, waiting: None }
+}
+
+/// A negative verdict stands until what it was based on changes.
+fn failed(spec: &ValidMerge, seen: &Observation) -> Plan {
+    let basis = spec.verdict_basis();
+    if seen.verdict.as_ref().is_some_and(|verdict| verdict.basis != basis) {
+        return go(vec![
+            Action::ResolveSources,
+            Action::PlanPass(UnitKind::Copy),
+            Action::Enter(Phase::Synced),
+        ]);
+    }
+    Plan { actions: vec![Action::RestWorkers], next: Next::Settled, waiting: None }
+}
+
+/// Workers are let go at open units; they wake the engine when none is left.
+fn work(kind: UnitKind, seen: &Observation) -> Plan {
+    let walk = match kind {
+        UnitKind::Copy => &seen.copy,
+        UnitKind::Verify => &seen.verify,
+    };
+    let waiting = (walk.failing > 0 && walk.failing == walk.open).then(|| Waiting {
+        reason: "UnitsFailing",
+        message: format!(
+            "every open unit failed and is retried with backoff: {}",
+            walk.last_error.as_deref().unwrap_or("no error was stored")
+        ),
+    });
+    Plan { actions: vec![Action::RunWorkers(kind)], next: Next::After(WORKING), waiting }
+}
+
+fn go(actions: Vec<Action>) -> Plan {
+    Plan { actions, next: Next::Now, waiting: None }
+}
+
+fn poll(after: Duration) -> Plan {
+    Plan { actions: Vec::new(), next: Next::After(after), waiting: None }
+}
+
+fn wait(after: Duration, reason: &'static str, message: String) -> Plan {
+    Plan { actions: Vec::new(), next: Next::After(after), waiting: Some(Waiting { reason, message }) }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

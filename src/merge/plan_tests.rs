@@ -1,0 +1,242 @@
+//! The plan against a small model of the world: it always gets to the end, also when the process dies between any
+//! two actions, and it never skips what a verdict rests on.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+
+use super::super::memo::{CutoverMemo, VerdictMemo};
+use super::super::observe::{DestinationSeen, Walk};
+use super::super::valid::test_merge;
+use super::*;
+
+/// What the actions would change. Time goes on by a second with each step.
+struct World {
+    spec: ValidMerge,
+    seen: Observation,
+    now: Timestamp,
+    /// Operations that the sources will still have, one at a time.
+    writes: u32,
+    /// Operations beyond the last planned pass.
+    ahead: u32,
+    /// Positions copied but not compared.
+    uncompared: u32,
+    compared_all_before_verdict: bool,
+    /// What the verdict will be.
+    positive: bool,
+}
+
+impl World {
+    fn new(graph: GraphMemo, writes: u32, positive: bool) -> World {
+        let seen = Observation {
+            phase: Phase::Pending,
+            copy: Walk::default(),
+            verify: Walk::default(),
+            verify_behind: false,
+            graph,
+            destination: DestinationSeen { settled: false, serving: true, merges_running: 0 },
+            cutover: CutoverMemo::default(),
+            verdict: None,
+            blocked_sources: 0,
+            pass_taken_at: None,
+        };
+        World {
+            spec: test_merge(),
+            seen,
+            now: Timestamp::from_second(1_700_000_000).unwrap(),
+            writes,
+            ahead: 10,
+            uncompared: 0,
+            compared_all_before_verdict: true,
+            positive,
+        }
+    }
+
+    /// Executes at most `most` actions of the next plan, as a process that dies would.
+    fn step(&mut self, most: usize) -> Plan {
+        let plan = plan(&self.spec, &self.seen, self.now);
+        for action in plan.actions.iter().take(most) {
+            self.act(action);
+        }
+        self.now = self.now.checked_add(SignedDuration::from_secs(1)).unwrap();
+        let writers_are_served = self.seen.blocked_sources == 0;
+        if writers_are_served && self.writes > 0 {
+            self.writes -= 1;
+            self.ahead += 1;
+        }
+        plan
+    }
+
+    fn act(&mut self, action: &Action) {
+        let seen = &mut self.seen;
+        match action {
+            Action::PrepareDestination | Action::ResolveSources | Action::RestWorkers | Action::Finish => {}
+            Action::PlanPass(UnitKind::Copy) | Action::PlanLastPass => {
+                seen.copy.open += u64::from(self.ahead > 0);
+                self.ahead = 0;
+                seen.pass_taken_at = Some(self.now);
+                seen.cutover.last_pass_planned |= *action == Action::PlanLastPass;
+            }
+            Action::PlanPass(UnitKind::Verify) => {
+                seen.verify.open += 1;
+                seen.verify_behind = false;
+            }
+            Action::RunWorkers(UnitKind::Copy) => {
+                seen.copy.open = 0;
+                self.uncompared += 1;
+                seen.verify_behind = true;
+            }
+            Action::RunWorkers(UnitKind::Verify) => {
+                seen.verify.open = 0;
+                self.uncompared = 0;
+            }
+            Action::SwitchIndexOptions => {
+                seen.graph = GraphMemo::Switched { marks: BTreeMap::new(), rounds: 0 };
+            }
+            Action::RewriteSegments => seen.graph = GraphMemo::Built,
+            Action::SettleDestination => seen.destination.settled = true,
+            Action::BeginCutover => {
+                seen.cutover = CutoverMemo { started_at: Some(self.now), ..CutoverMemo::default() };
+                seen.verdict = None;
+            }
+            Action::BlockSources => {
+                seen.cutover.blocked = true;
+                seen.blocked_sources = 1;
+            }
+            Action::ReconcileKeys => seen.cutover.keys_reconciled = true,
+            Action::Judge => {
+                self.compared_all_before_verdict &= self.uncompared == 0 && self.ahead == 0;
+                seen.verdict = Some(VerdictMemo {
+                    positive: self.positive,
+                    collections: 1,
+                    unequal: 0,
+                    quarantined: 0,
+                    unknown_documents: 0,
+                    message: String::new(),
+                    basis: self.spec.verdict_basis(),
+                });
+            }
+            Action::AbandonCutover(_) => {
+                seen.blocked_sources = 0;
+                seen.cutover = CutoverMemo::default();
+            }
+            Action::UnblockSources => seen.blocked_sources = 0,
+            Action::Enter(phase) => seen.phase = *phase,
+        }
+    }
+
+    fn walk(&mut self, most_actions: &[usize]) -> Phase {
+        for step in 0..2_000 {
+            let most = most_actions.get(step).copied().unwrap_or(usize::MAX);
+            self.step(most);
+            if matches!(self.seen.phase, Phase::Completed | Phase::Failed) {
+                return self.seen.phase;
+            }
+        }
+        panic!("no end: {:?}", self.seen);
+    }
+}
+
+fn graphs() -> impl Strategy<Value = GraphMemo> {
+    prop_oneof![Just(GraphMemo::Direct), Just(GraphMemo::Loading)]
+}
+
+proptest! {
+    #[test]
+    fn gets_to_the_end_though_it_dies_between_any_two_actions(
+        graph in graphs(),
+        writes in 0_u32..200,
+        deaths in proptest::collection::vec(0_usize..5, 0..120),
+    ) {
+        let mut world = World::new(graph, writes, true);
+        prop_assert_eq!(world.walk(&deaths), Phase::Completed);
+        prop_assert!(world.compared_all_before_verdict, "a verdict without everything compared");
+        prop_assert!(world.seen.destination.settled);
+        prop_assert!(matches!(world.seen.graph, GraphMemo::Direct | GraphMemo::Built));
+    }
+
+    #[test]
+    fn a_plan_is_the_same_for_the_same_observation(graph in graphs(), writes in 0_u32..50, steps in 0_usize..40) {
+        let mut world = World::new(graph, writes, true);
+        for _ in 0..steps {
+            world.step(usize::MAX);
+        }
+        prop_assert_eq!(plan(&world.spec, &world.seen, world.now), plan(&world.spec, &world.seen, world.now));
+    }
+}
+
+#[test]
+fn a_negative_verdict_lifts_the_blocks_and_ends_in_failed() {
+    let mut world = World::new(GraphMemo::Direct, 0, false);
+    assert_eq!(world.walk(&[]), Phase::Failed);
+    assert_eq!(world.seen.blocked_sources, 0);
+    assert_eq!(world.step(usize::MAX).next, Next::Settled);
+}
+
+#[test]
+fn a_failed_merge_is_judged_again_when_the_basis_changes() {
+    let mut world = World::new(GraphMemo::Direct, 0, false);
+    world.walk(&[]);
+    world.positive = true;
+    world.spec.tolerations.max_quarantined = 5;
+    assert_eq!(world.walk_from_failed(), Phase::Completed);
+}
+
+impl World {
+    fn walk_from_failed(&mut self) -> Phase {
+        self.step(usize::MAX);
+        assert_eq!(self.seen.phase, Phase::Synced);
+        self.walk(&[])
+    }
+}
+
+#[test]
+fn a_held_cutover_stays_synced_and_waits_without_spinning() {
+    let mut world = World::new(GraphMemo::Direct, 0, true);
+    world.spec.cutover.hold = true;
+    let mut idle = 0;
+    for _ in 0..200 {
+        let plan = world.step(usize::MAX);
+        if world.seen.phase == Phase::Synced && plan.actions.is_empty() {
+            assert!(matches!(plan.next, Next::After(_)), "{plan:?}");
+            idle += 1;
+        }
+    }
+    assert_eq!(world.seen.phase, Phase::Synced);
+    assert!(idle > 50, "passes without a pause: {idle}");
+}
+
+#[test]
+fn suspending_a_cutover_gives_the_writers_back() {
+    let mut world = World::new(GraphMemo::Direct, 0, true);
+    while world.seen.phase != Phase::CuttingOver || world.seen.blocked_sources == 0 {
+        world.step(usize::MAX);
+    }
+    world.spec.suspend = true;
+    let plan = world.step(usize::MAX);
+    assert_eq!(plan.next, Next::Settled);
+    assert_eq!((world.seen.phase, world.seen.blocked_sources), (Phase::Synced, 0));
+}
+
+#[test]
+fn a_cutover_that_takes_too_long_is_given_up() {
+    let mut world = World::new(GraphMemo::Direct, 0, true);
+    while world.seen.phase != Phase::CuttingOver {
+        world.step(usize::MAX);
+    }
+    world.now = world.now.checked_add(SignedDuration::from_hours(1)).unwrap();
+    world.step(usize::MAX);
+    assert_eq!((world.seen.phase, world.seen.blocked_sources), (Phase::Synced, 0));
+}
+
+#[test]
+fn units_that_all_fail_are_reported_as_waiting() {
+    let mut world = World::new(GraphMemo::Direct, 0, true);
+    world.seen.phase = Phase::Copying;
+    world.seen.copy = Walk { open: 2, failing: 2, last_error: Some("the server said no".to_owned()) };
+    let waiting = plan(&world.spec, &world.seen, world.now).waiting.unwrap();
+    assert_eq!(waiting.reason, "UnitsFailing");
+    assert!(waiting.message.contains("the server said no"));
+}

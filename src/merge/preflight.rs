@@ -1,0 +1,325 @@
+//! Before anything is changed: is everything there that the merge needs? All problems at once.
+//!
+//! Also the preview (`plan`): what would be merged, found without writing anything anywhere.
+
+use std::collections::BTreeMap;
+
+use futures::future::join4;
+use secrecy::SecretString;
+
+use super::act::{self, Matched, index_spec, match_sources};
+use super::error::{MergeCategory, MergeError, Problem};
+use super::secrets::{ClusterAccess, Secrets};
+use super::valid::{SourceWrites, ValidMerge};
+use crate::chunk::{VectorForm, differences};
+use crate::collections::Collections;
+use crate::elastic::{Cluster, ClusterConfig, IndexName, Version};
+use crate::state::State;
+
+/// Names of sources whose privileges are asked for: roles are given by pattern, so a sample tells.
+const PRIVILEGE_SAMPLE: usize = 50;
+/// Sources whose vector size is looked at before the start.
+const VECTOR_SAMPLE: usize = 100;
+
+/// Everything that a merge is connected to.
+pub(super) struct Parts {
+    pub source: Cluster,
+    pub destination: Cluster,
+    pub collections: Collections,
+    pub state: State,
+}
+
+/// What a merge would do.
+#[derive(Debug, Clone)]
+pub struct Preview {
+    /// Collections that would be merged.
+    pub collections: u64,
+    /// Their live chunks.
+    pub documents: u64,
+    /// The size of their primaries.
+    pub bytes: u64,
+    /// The largest collections: id, chunks.
+    pub largest: Vec<(i64, u64)>,
+    /// Collections without a readable index, and why.
+    pub attention: BTreeMap<i64, String>,
+    /// Indices named by a number that no collection has.
+    pub strays: Vec<String>,
+    /// Versions of source and destination.
+    pub versions: (Version, Version),
+    /// Whether the destination exists already.
+    pub destination_exists: bool,
+    /// How embeddings would be written.
+    pub vector_form: VectorForm,
+    /// The index options of the destination, pinned.
+    pub index_options: serde_json::Value,
+    /// Everything that stands in the way.
+    pub problems: Vec<Problem>,
+}
+
+/// Connects to all four and checks them; an error names every problem found.
+pub(super) async fn connect(merge: &ValidMerge, secrets: &Secrets) -> Result<Parts, MergeError> {
+    let (source, destination, collections, state) = join4(
+        cluster(&merge.source_urls, merge.source_insecure, &secrets.source),
+        cluster(&merge.destination.urls, merge.destination.insecure, &secrets.destination),
+        collections(&secrets.collections_url),
+        state(&secrets.state_url, &merge.state_schema),
+    )
+    .await;
+    let mut problems = Vec::new();
+    let source = keep("spec.source", source, &mut problems);
+    let destination = keep("spec.destination", destination, &mut problems);
+    let collections = keep("spec.collections.postgres", collections, &mut problems);
+    let state = keep("spec.state.postgres", state, &mut problems);
+    check(merge, source.as_ref(), destination.as_ref(), collections.as_ref(), &mut problems).await;
+    match (source, destination, collections, state) {
+        (Some(source), Some(destination), Some(collections), Some(state)) if problems.is_empty() => {
+            Ok(Parts { source, destination, collections, state })
+        }
+        _ => Err(MergeError::Problems { category: MergeCategory::ChecksFailed, problems }),
+    }
+}
+
+/// What the merge would do. Reads only: no schema is created, no destination claimed.
+pub async fn preview(merge: &ValidMerge, secrets: &Secrets) -> Result<Preview, MergeError> {
+    let mut problems = Vec::new();
+    let source = cluster(&merge.source_urls, merge.source_insecure, &secrets.source).await;
+    let source = keep("spec.source", source, &mut problems);
+    let destination =
+        cluster(&merge.destination.urls, merge.destination.insecure, &secrets.destination).await;
+    let destination = keep("spec.destination", destination, &mut problems);
+    let database =
+        keep("spec.collections.postgres", collections(&secrets.collections_url).await, &mut problems);
+    check(merge, source.as_ref(), destination.as_ref(), database.as_ref(), &mut problems).await;
+    let (Some(source), Some(destination), Some(database)) = (source, destination, database) else {
+        return Err(MergeError::Problems { category: MergeCategory::ChecksFailed, problems });
+    };
+    let matched = matched(merge, &source, &database).await?;
+    let names: Vec<IndexName> = matched.indices.values().cloned().collect();
+    let (stats, unreadable) = act::readable(source.primary_stats(&names).await.map_err(MergeError::Source)?);
+    problems.extend(unreadable.values().map(|reason| Problem::new("spec.source", reason.clone())));
+    let documents_of = |index: &IndexName| {
+        stats.get(index).map_or(0, |shards| shards.iter().map(|shard| shard.docs).sum::<u64>())
+    };
+    let mut largest: Vec<(i64, u64)> =
+        matched.indices.iter().map(|(&collection, index)| (collection, documents_of(index))).collect();
+    largest.sort_by_key(|&(collection, documents)| (std::cmp::Reverse(documents), collection));
+    let documents = largest.iter().map(|(_, documents)| documents).sum();
+    largest.truncate(10);
+    let name = std::slice::from_ref(&merge.destination.index);
+    let described = destination.describe(name).await.map_err(MergeError::Destination)?;
+    Ok(Preview {
+        collections: matched.indices.len() as u64,
+        documents,
+        bytes: stats.values().flatten().map(|shard| shard.store_bytes).sum(),
+        largest,
+        attention: matched.attention,
+        strays: matched.strays.iter().map(ToString::to_string).collect(),
+        versions: (source.version(), destination.version()),
+        destination_exists: !described.is_empty(),
+        vector_form: vector_form(merge, destination.version()),
+        index_options: act::pinned_index_options(&merge.destination, destination.version()),
+        problems,
+    })
+}
+
+/// The form in which embeddings are written: base64 where the server reads it (9.3) and, as a destination
+/// created by us does there, keeps no vectors in `_source` (a string would stay in it otherwise).
+pub(super) fn vector_form(_merge: &ValidMerge, destination: Version) -> VectorForm {
+    if destination.at_least(9, 3) { VectorForm::Base64 } else { VectorForm::Json }
+}
+
+/// The error of a second merge with the same destination.
+pub(super) fn claimed(merge: &ValidMerge, owner: &str) -> MergeError {
+    MergeError::problem(
+        MergeCategory::DestinationClaimed,
+        "spec.destination.index.name",
+        format!(
+            "the index {} is the destination of the merge {owner}; this one waits until that one is deleted",
+            merge.destination.index
+        ),
+    )
+}
+
+/// The error of a merge whose state was made from another source.
+pub(super) fn other_identity(merge: &ValidMerge) -> MergeError {
+    MergeError::problem(
+        MergeCategory::DestinationClaimed,
+        "spec.source",
+        format!(
+            "the index {} was begun by a merge of the same name from another source or contract; use another destination name, or restore the former spec",
+            merge.destination.index
+        ),
+    )
+}
+
+async fn cluster(urls: &[url::Url], insecure: bool, access: &ClusterAccess) -> Result<Cluster, String> {
+    let config = ClusterConfig {
+        credentials: access.credentials.clone(),
+        ca_pem: access.ca_pem.clone(),
+        insecure_skip_verify: insecure,
+        ..ClusterConfig::new(urls.to_vec())
+    };
+    Cluster::connect(config).await.map_err(|error| format!("{error}; {}", error.remedy()))
+}
+
+async fn collections(url: &SecretString) -> Result<Collections, String> {
+    Collections::connect(url).await.map_err(|error| format!("{error}; {}", error.remedy()))
+}
+
+async fn state(url: &SecretString, schema: &str) -> Result<State, String> {
+    State::connect(url, schema).await.map_err(|error| format!("{error}; {}", error.remedy()))
+}
+
+/// The value, or its error as a problem of that field.
+fn keep<T, E: std::fmt::Display>(
+    field: &str,
+    result: Result<T, E>,
+    problems: &mut Vec<Problem>,
+) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(error) => {
+            problems.push(Problem::new(field, error.to_string()));
+            None
+        }
+    }
+}
+
+async fn matched(
+    merge: &ValidMerge,
+    source: &Cluster,
+    collections: &Collections,
+) -> Result<Matched, MergeError> {
+    let rows = collections.list().await?;
+    let catalog = source.resolve().await.map_err(MergeError::Source)?;
+    Ok(match_sources(&rows, &catalog, |id| merge.wants(id), &merge.destination.index))
+}
+
+/// Checks what is reachable; a failure to ask is a problem like any other.
+async fn check(
+    merge: &ValidMerge,
+    source: Option<&Cluster>,
+    destination: Option<&Cluster>,
+    collections: Option<&Collections>,
+    problems: &mut Vec<Problem>,
+) {
+    if let (Some(source), Some(collections)) = (source, collections)
+        && let Some(found) = keep("spec.source", check_source(merge, source, collections).await, problems)
+    {
+        problems.extend(found);
+    }
+    if let Some(destination) = destination
+        && let Some(found) = keep("spec.destination", check_destination(merge, destination).await, problems)
+    {
+        problems.extend(found);
+    }
+}
+
+async fn check_source(
+    merge: &ValidMerge,
+    source: &Cluster,
+    collections: &Collections,
+) -> Result<Vec<Problem>, MergeError> {
+    let matched = matched(merge, source, collections).await?;
+    let sample: Vec<&IndexName> = matched.indices.values().take(PRIVILEGE_SAMPLE).collect();
+    let mut privileges = vec!["read", "view_index_metadata", "monitor", "maintenance"];
+    if merge.cutover.source_writes == SourceWrites::Block {
+        privileges.extend(["indices:admin/block/add", "indices:admin/settings/update"]);
+    }
+    let asked: Vec<(&str, &[&str])> =
+        sample.iter().map(|index| (index.as_str(), privileges.as_slice())).collect();
+    let missing = source.missing_privileges(&asked, &["monitor"]).await.map_err(MergeError::Source)?;
+    let mut problems = Vec::new();
+    if !missing.is_empty() {
+        problems.push(privilege_problem("spec.source.credentialsSecretRef", &missing));
+    }
+    problems.extend(check_vectors(merge, source, &matched).await?);
+    Ok(problems)
+}
+
+/// When every source that was looked at has embeddings of another size, the spec is wrong; single ones are
+/// quarantined chunk by chunk.
+async fn check_vectors(
+    merge: &ValidMerge,
+    source: &Cluster,
+    matched: &Matched,
+) -> Result<Option<Problem>, MergeError> {
+    let names: Vec<IndexName> = matched.indices.values().take(VECTOR_SAMPLE).cloned().collect();
+    let described = source.describe(&names).await.map_err(MergeError::Source)?;
+    let sizes: Vec<u64> = described
+        .values()
+        .filter_map(|info| {
+            info.mapping.pointer("/properties/embedding/dims").and_then(serde_json::Value::as_u64)
+        })
+        .collect();
+    let wanted = u64::from(merge.destination.vector_size);
+    let wrong = sizes.first().filter(|_| sizes.iter().all(|&size| size != wanted));
+    Ok(wrong.map(|size| {
+        Problem::new(
+            "spec.destination.index.vectorSize",
+            format!(
+                "is {wanted}, but the embeddings of the sources have {size} dimensions; set it to {size}"
+            ),
+        )
+    }))
+}
+
+async fn check_destination(merge: &ValidMerge, destination: &Cluster) -> Result<Vec<Problem>, MergeError> {
+    let name = &merge.destination.index;
+    let alias = act::writer_alias(merge);
+    let privileges: &[&str] =
+        &["create_index", "read", "write", "view_index_metadata", "monitor", "maintenance", "manage"];
+    let missing = destination
+        .missing_privileges(&[(name.as_str(), privileges), (&alias, &["write", "manage"])], &["monitor"])
+        .await
+        .map_err(MergeError::Destination)?;
+    let mut problems = Vec::new();
+    if !missing.is_empty() {
+        problems.push(privilege_problem("spec.destination.credentialsSecretRef", &missing));
+    }
+    if let Some(options) = &merge.destination.index_options
+        && let Some(problem) = unsupported_options(options, destination.version())
+    {
+        problems.push(problem);
+    }
+    let described =
+        destination.describe(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
+    if described.contains_key(name) {
+        let wanted = index_spec(&merge.destination, destination.version());
+        let mapping = destination.mapping(name).await.map_err(MergeError::Destination)?;
+        let settings = destination.settings(name).await.map_err(MergeError::Destination)?;
+        let different = differences(&wanted, &mapping, &settings);
+        problems.extend(different.into_iter().map(|text| Problem::new("spec.destination.index", text)));
+    }
+    Ok(problems)
+}
+
+/// Index options that the server does not have yet.
+fn unsupported_options(options: &serde_json::Value, version: Version) -> Option<Problem> {
+    let kind = options["type"].as_str()?;
+    let since = match kind {
+        "bbq_hnsw" | "bbq_flat" => (8, 18),
+        "int4_hnsw" | "int4_flat" => (8, 15),
+        "int8_flat" => (8, 13),
+        _ => return None,
+    };
+    (!version.at_least(since.0, since.1)).then(|| {
+        Problem::new(
+            "spec.destination.index.vectorIndexOptions.type",
+            format!(
+                "{kind} needs Elasticsearch {}.{}, the destination is {version}; choose another type",
+                since.0, since.1
+            ),
+        )
+    })
+}
+
+fn privilege_problem(field: &str, missing: &[String]) -> Problem {
+    let named: Vec<&str> = missing.iter().take(8).map(String::as_str).collect();
+    let more = missing.len().saturating_sub(named.len());
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Problem::new(
+        field,
+        format!("privileges are missing: {}{rest}; grant them to the user or the API key", named.join(", ")),
+    )
+}

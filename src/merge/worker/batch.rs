@@ -1,0 +1,268 @@
+//! A batch of leased units, and the rounds over it.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::facts::Facts;
+use super::{HEARTBEAT, LEASE, Shared, copy, verify};
+use crate::elastic::{ElasticError, ErrorCategory, IndexName, Page, SeqNo, WindowRequest};
+use crate::merge::error::MergeError;
+use crate::state::{Advance, Counts, LeasedUnit, Quarantined, SourceCuts, State, UnitId, UnitKind};
+
+/// The widest window: as many hits as an index returns by default (`index.max_result_window`).
+const MAX_WINDOW: i64 = 10_000;
+/// The most documents that a window is planned for, whatever their size: beyond it nothing gets faster.
+const MAX_WINDOW_DOCUMENTS: f64 = 1_000.0;
+/// Bytes per document assumed before the first page is read.
+const ASSUMED_BYTES: f64 = 16_384.0;
+
+/// Units that one task works on.
+pub(super) struct Batch {
+    units: Vec<Walked>,
+    facts: Facts,
+    /// Measured on the pages of this batch.
+    bytes_per_document: f64,
+}
+
+/// One unit and how far this task has taken it.
+struct Walked {
+    unit: LeasedUnit,
+    cursor: SeqNo,
+    /// Done, lost or failed: not to be touched any more by this batch.
+    closed: bool,
+    /// Hits per sequence number, measured: 1 where nothing was updated or deleted.
+    density: f64,
+}
+
+/// One window of one unit, with what was read of it.
+pub(super) struct ReadWindow {
+    /// The unit it belongs to.
+    pub unit: LeasedUnit,
+    /// First sequence number.
+    pub from: SeqNo,
+    /// One past the last.
+    pub to: SeqNo,
+    /// Its live documents.
+    pub page: Page,
+}
+
+/// What became of one window: all of its documents are acknowledged, equal or in quarantine.
+#[derive(Default)]
+pub(super) struct Settled {
+    /// Sums for its checkpoint.
+    pub counts: Counts,
+    /// What could not go over.
+    pub quarantined: Vec<Quarantined>,
+    /// What the contract had to cut.
+    pub cuts: Option<SourceCuts>,
+}
+
+impl Batch {
+    pub fn new(units: Vec<LeasedUnit>) -> Batch {
+        let units = units
+            .into_iter()
+            .map(|unit| {
+                let width = (unit.to - unit.from).max(1) as f64;
+                let density = (unit.estimated_documents as f64 / width).clamp(0.01, 1.0);
+                Walked { cursor: unit.cursor, closed: unit.cursor >= unit.to, density, unit }
+            })
+            .collect();
+        Batch { units, facts: Facts::default(), bytes_per_document: ASSUMED_BYTES }
+    }
+
+    /// Rounds until every unit is closed, the stop, or a failure that concerns them all.
+    pub async fn run(
+        &mut self,
+        shared: &Shared,
+        kind: UnitKind,
+        stop: &CancellationToken,
+    ) -> Result<(), MergeError> {
+        let leases = self.open_leases();
+        tokio::select! {
+            result = self.rounds(shared, kind, stop) => result,
+            () = heartbeat(&shared.context.state, leases) => {
+                tracing::info!("the leases of a batch went to another worker; it is left to that one");
+                Ok(())
+            }
+        }
+    }
+
+    /// Leases that this batch still holds.
+    pub fn open_leases(&self) -> Vec<(UnitId, i64)> {
+        self.open_units().map(|unit| (unit.id, unit.epoch)).collect()
+    }
+
+    /// Units that are not closed.
+    pub fn open_units(&self) -> impl Iterator<Item = &LeasedUnit> {
+        self.units.iter().filter(|walked| !walked.closed).map(|walked| &walked.unit)
+    }
+
+    async fn rounds(
+        &mut self,
+        shared: &Shared,
+        kind: UnitKind,
+        stop: &CancellationToken,
+    ) -> Result<(), MergeError> {
+        while !stop.is_cancelled() {
+            let requests = self.next_windows(shared)?;
+            if requests.is_empty() {
+                return Ok(());
+            }
+            let windows = self.read(shared, requests).await?;
+            let hits = windows.iter().map(|window| window.page.hits.len()).sum();
+            tokio::select! {
+                biased;
+                // What was read is thrown away: nothing was written yet.
+                () = stop.cancelled() => return Ok(()),
+                () = shared.limits.pay(hits) => {}
+            }
+            let (windows, settled) = match kind {
+                UnitKind::Copy => copy::act(shared, &mut self.facts, windows).await?,
+                UnitKind::Verify => verify::act(shared, &mut self.facts, windows).await?,
+            };
+            self.checkpoint(shared, &windows, settled).await?;
+        }
+        Ok(())
+    }
+
+    /// The next window of each open unit, as many as fit one page.
+    #[allow(clippy::cast_possible_truncation)] // clamped to the widest window right after
+    fn next_windows(&self, shared: &Shared) -> Result<Vec<(usize, WindowRequest)>, MergeError> {
+        let piece = shared.limits.piece() as f64;
+        let mut room = (piece / self.bytes_per_document).clamp(1.0, MAX_WINDOW_DOCUMENTS);
+        let mut requests = Vec::new();
+        for (position, walked) in self.units.iter().enumerate().filter(|(_, walked)| !walked.closed) {
+            if room < 1.0 && !requests.is_empty() {
+                break;
+            }
+            let width = ((room / walked.density).ceil() as i64).clamp(1, MAX_WINDOW);
+            let to = walked.unit.to.min(walked.cursor + width);
+            room -= (to - walked.cursor) as f64 * walked.density;
+            let index = IndexName::parse(&walked.unit.index_name)
+                .map_err(|error| MergeError::Internal(format!("a stored index name is invalid: {error}")))?;
+            requests.push((
+                position,
+                WindowRequest {
+                    index,
+                    shard: walked.unit.shard,
+                    from: walked.cursor,
+                    to,
+                    lane: shared.lane(&walked.unit.index_uuid)?,
+                },
+            ));
+        }
+        Ok(requests)
+    }
+
+    /// Reads the windows. A window that fails closes its unit only; a missing index closes its source.
+    async fn read(
+        &mut self,
+        shared: &Shared,
+        requests: Vec<(usize, WindowRequest)>,
+    ) -> Result<Vec<ReadWindow>, MergeError> {
+        let (positions, requests): (Vec<usize>, Vec<WindowRequest>) = requests.into_iter().unzip();
+        let pages = shared.context.source.read_windows(&requests).await.map_err(MergeError::Source)?;
+        let mut windows = Vec::with_capacity(pages.len());
+        for ((position, request), page) in positions.into_iter().zip(requests).zip(pages) {
+            match page {
+                Ok(page) => {
+                    self.learn(position, request.to - request.from, &page);
+                    let unit = self.units[position].unit.clone();
+                    windows.push(ReadWindow { unit, from: request.from, to: request.to, page });
+                }
+                Err(error) => self.close_failed(shared, position, error).await?,
+            }
+        }
+        Ok(windows)
+    }
+
+    /// Sizes the next windows by what this one held.
+    fn learn(&mut self, position: usize, width: i64, page: &Page) {
+        let hits = page.hits.len() as f64;
+        let walked = &mut self.units[position];
+        walked.density = (hits / width.max(1) as f64).clamp(0.01, 1.0);
+        if hits > 0.0 {
+            self.bytes_per_document = (page.bytes as f64 / hits).max(256.0);
+        }
+    }
+
+    async fn close_failed(
+        &mut self,
+        shared: &Shared,
+        position: usize,
+        error: ElasticError,
+    ) -> Result<(), MergeError> {
+        let walked = &mut self.units[position];
+        walked.closed = true;
+        let unit = &walked.unit;
+        let state = &shared.context.state;
+        if error.category() == ErrorCategory::NotFound {
+            tracing::info!(
+                collection = unit.collection_id,
+                "the source index is gone; resolved again at the next pass"
+            );
+            state.abandon_units(unit.source).await?;
+        } else {
+            tracing::warn!(collection = unit.collection_id, %error, "a window could not be read");
+            let pause = Duration::from_secs(1 << unit.attempts.clamp(0, 6));
+            state.fail_unit(unit.id, unit.epoch, &error.to_string(), pause).await?;
+        }
+        Ok(())
+    }
+
+    /// Moves the cursors of all windows of the round in one transaction.
+    async fn checkpoint(
+        &mut self,
+        shared: &Shared,
+        windows: &[ReadWindow],
+        settled: Vec<Settled>,
+    ) -> Result<(), MergeError> {
+        let mut advances = Vec::with_capacity(windows.len());
+        let mut quarantined = Vec::new();
+        let mut cuts = Vec::new();
+        for (window, outcome) in windows.iter().zip(settled) {
+            advances.push(Advance {
+                unit: window.unit.id,
+                epoch: window.unit.epoch,
+                from: window.from,
+                to: window.to,
+                counts: outcome.counts,
+            });
+            quarantined.extend(outcome.quarantined);
+            cuts.extend(outcome.cuts);
+        }
+        let context = &shared.context;
+        let accepted = context.state.checkpoint(context.id, &advances, &quarantined, &cuts).await?;
+        for walked in &mut self.units {
+            let Some(advance) = advances.iter().find(|advance| advance.unit == walked.unit.id) else {
+                continue;
+            };
+            if accepted.contains(&advance.unit) {
+                walked.cursor = advance.to;
+                walked.closed |= walked.cursor >= walked.unit.to;
+            } else {
+                tracing::info!(
+                    unit = advance.unit,
+                    "a checkpoint was refused: the unit has another owner now"
+                );
+                walked.closed = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Renews the leases until none is ours any more.
+async fn heartbeat(state: &State, leases: Vec<(UnitId, i64)>) {
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        match state.renew(&leases, LEASE).await {
+            Ok(ours) if ours.is_empty() => return,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "leases could not be renewed; tried again before they expire");
+            }
+        }
+    }
+}

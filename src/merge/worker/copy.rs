@@ -1,0 +1,324 @@
+//! Copying a round of windows: transform, write, account for every document.
+//!
+//! Each write carries the chunk's version, so a window may be replayed by anyone at any time: what is
+//! already there answers 409, which is an acknowledgement.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rand::Rng;
+
+use super::Shared;
+use super::batch::{ReadWindow, Settled};
+use super::facts::Facts;
+use crate::chunk::{self, Cuts, Input, Parsed, Refusal, Transform};
+use crate::elastic::{BulkBody, BulkItem, BulkRequest, BulkVersioning, ElasticError, ErrorCategory, Hit};
+use crate::merge::error::MergeError;
+use crate::merge::version::destination_version;
+use crate::state::{Counts, LeasedUnit, Quarantined, SourceCuts};
+
+/// How often rejected items are sent again before the batch fails and is retried with backoff.
+const ITEM_RETRIES: u32 = 8;
+
+/// One chunk of a round: which window, which hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub window: usize,
+    pub hit: usize,
+}
+
+/// A bulk body and whose chunks its items are, in order.
+struct Prepared {
+    body: BulkBody,
+    places: Vec<Place>,
+}
+
+/// What transforming a round gave.
+#[derive(Default)]
+struct Transformed {
+    bodies: Vec<Prepared>,
+    refused: Vec<(Place, Refusal)>,
+    cuts: Vec<Cuts>,
+    /// Documents whose facts must be asked for, and the chunks that wait for them.
+    unknown_documents: BTreeSet<i64>,
+    postponed: Vec<Place>,
+}
+
+/// Writes every chunk of the round; returns what became of each window.
+pub(super) async fn act(
+    shared: &Shared,
+    facts: &mut Facts,
+    windows: Vec<ReadWindow>,
+) -> Result<(Vec<ReadWindow>, Vec<Settled>), MergeError> {
+    let mut settled: Vec<Settled> = windows.iter().map(read_counts).collect();
+    let all = places(&windows);
+    let (windows, first) = transform(shared, facts, windows, all).await?;
+    let postponed = first.postponed.clone();
+    let unknown: Vec<i64> = first.unknown_documents.iter().copied().collect();
+    write(shared, &windows, first, &mut settled).await?;
+    if postponed.is_empty() {
+        return Ok((windows, settled));
+    }
+    facts.ask(&shared.context.collections, &unknown).await?;
+    let (windows, second) = transform(shared, facts, windows, postponed).await?;
+    write(shared, &windows, second, &mut settled).await?;
+    Ok((windows, settled))
+}
+
+/// Every chunk of a round.
+pub(super) fn places(windows: &[ReadWindow]) -> Vec<Place> {
+    windows
+        .iter()
+        .enumerate()
+        .flat_map(|(window, read)| (0..read.page.hits.len()).map(move |hit| Place { window, hit }))
+        .collect()
+}
+
+/// What a window counts before anything is done with it.
+pub(super) fn read_counts(window: &ReadWindow) -> Settled {
+    let counts = Counts {
+        documents: signed(window.page.hits.len()),
+        bytes_read: signed(window.page.bytes),
+        ..Counts::default()
+    };
+    Settled { counts, ..Settled::default() }
+}
+
+/// The quarantine row of a chunk.
+pub(super) fn quarantined(
+    unit: &LeasedUnit,
+    hit: &Hit,
+    destination_id: Option<String>,
+    class: &str,
+    reason: String,
+) -> Quarantined {
+    Quarantined {
+        unit: unit.id,
+        source: unit.source,
+        collection_id: unit.collection_id,
+        chunk_id: hit.id.clone(),
+        destination_id,
+        seq_no: hit.seq_no,
+        class: class.to_owned(),
+        reason,
+        original: hit.source().to_vec(),
+    }
+}
+
+/// Transforms the chunks at those places, off the async runtime.
+async fn transform(
+    shared: &Shared,
+    facts: &Facts,
+    windows: Vec<ReadWindow>,
+    places: Vec<Place>,
+) -> Result<(Vec<ReadWindow>, Transformed), MergeError> {
+    let rules = shared.context.transform;
+    let facts = facts.clone();
+    let piece = usize::try_from(shared.limits.piece()).unwrap_or(usize::MAX);
+    tokio::task::spawn_blocking(move || {
+        let transformed = transform_blocking(rules, &facts, &windows, &places, piece);
+        (windows, transformed)
+    })
+    .await
+    .map_err(|error| MergeError::Internal(format!("transforming chunks failed: {error}")))
+}
+
+fn transform_blocking(
+    rules: Transform,
+    facts: &Facts,
+    windows: &[ReadWindow],
+    places: &[Place],
+    piece: usize,
+) -> Transformed {
+    let mut out = Transformed { cuts: vec![Cuts::default(); windows.len()], ..Transformed::default() };
+    let mut current = Prepared { body: BulkBody::with_capacity(piece), places: Vec::new() };
+    for &place in places {
+        let window = &windows[place.window];
+        let hit = &window.page.hits[place.hit];
+        let parsed = match parse(rules, window, hit) {
+            Ok(parsed) => parsed,
+            Err(refusal) => {
+                out.refused.push((place, refusal));
+                continue;
+            }
+        };
+        let document = facts.get(parsed.document_id());
+        if document.is_none() && parsed.needs_document() {
+            out.unknown_documents.insert(parsed.document_id());
+            out.postponed.push(place);
+            continue;
+        }
+        let version = destination_version(window.unit.generation, hit.seq_no);
+        let buffer = current.body.begin_index(parsed.destination_id(), version, BulkVersioning::External);
+        out.cuts[place.window].merge(&parsed.write(document, buffer));
+        current.body.end();
+        current.places.push(place);
+        if current.body.bytes() >= piece {
+            let full = std::mem::replace(
+                &mut current,
+                Prepared { body: BulkBody::with_capacity(piece), places: Vec::new() },
+            );
+            out.bodies.push(full);
+        }
+    }
+    if !current.places.is_empty() {
+        out.bodies.push(current);
+    }
+    out
+}
+
+/// One chunk, parsed by the rules of the contract.
+pub(super) fn parse<'a>(rules: Transform, window: &ReadWindow, hit: &'a Hit) -> Result<Parsed<'a>, Refusal> {
+    let input =
+        Input { source: hit.source(), vector: hit.vector(), collection_id: window.unit.collection_id };
+    chunk::parse(&rules, input)
+}
+
+/// Sends the bodies and books the outcome of every chunk.
+async fn write(
+    shared: &Shared,
+    windows: &[ReadWindow],
+    transformed: Transformed,
+    settled: &mut [Settled],
+) -> Result<(), MergeError> {
+    for (place, refusal) in transformed.refused {
+        let window = &windows[place.window];
+        let hit = &window.page.hits[place.hit];
+        let row = quarantined(&window.unit, hit, None, refusal.class.as_str(), refusal.reason);
+        settled[place.window].counts.quarantined += 1;
+        settled[place.window].quarantined.push(row);
+    }
+    for (window, cuts) in transformed.cuts.iter().enumerate().filter(|(_, cuts)| !cuts.is_empty()) {
+        add_cuts(&mut settled[window], &windows[window].unit, cuts);
+    }
+    for prepared in transformed.bodies {
+        let bytes = prepared.body.bytes();
+        if let Some(&first) = prepared.places.first() {
+            settled[first.window].counts.bytes_written += signed(bytes);
+        }
+        for (item, outcome) in send(shared, prepared.body.freeze()).await?.into_iter().enumerate() {
+            let place = prepared.places[item];
+            let counts = &mut settled[place.window].counts;
+            match outcome {
+                Sent::Applied => counts.written += 1,
+                Sent::AlreadyThere => counts.already_there += 1,
+                Sent::Refused(reason) => {
+                    counts.quarantined += 1;
+                    let window = &windows[place.window];
+                    let hit = &window.page.hits[place.hit];
+                    settled[place.window].quarantined.push(quarantined(
+                        &window.unit,
+                        hit,
+                        None,
+                        "Refused",
+                        reason,
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn add_cuts(settled: &mut Settled, unit: &LeasedUnit, cuts: &Cuts) {
+    let row = settled.cuts.get_or_insert_with(|| SourceCuts {
+        unit: unit.id,
+        source: unit.source,
+        cuts: std::collections::BTreeMap::new(),
+    });
+    for (reason, count) in cuts.iter() {
+        *row.cuts.entry(reason.to_owned()).or_default() += i64::try_from(count).unwrap_or(i64::MAX);
+    }
+}
+
+/// The final word on one item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// Written.
+    Applied,
+    /// A version at least as high is there.
+    AlreadyThere,
+    /// Refused for good, with the reason.
+    Refused(String),
+}
+
+/// Sends a body until each item has a final answer: rejected items again with backoff, a body that is too
+/// large in halves.
+pub(super) async fn send(shared: &Shared, body: BulkRequest) -> Result<Vec<Sent>, MergeError> {
+    let mut answers: Vec<Option<Sent>> = vec![None; body.len()];
+    let mut open: Vec<Vec<usize>> = vec![(0..body.len()).collect()];
+    let mut attempt = 0;
+    while let Some(items) = open.pop() {
+        let part = if items.len() == body.len() { body.clone() } else { body.only(items.iter().copied()) };
+        let result = {
+            let _permit = shared.limits.permit().await;
+            shared.context.destination.bulk(&shared.context.writer_alias, true, part).await
+        };
+        let outcome = match result {
+            Ok(outcome) => outcome,
+            Err(error) if error.category() == ErrorCategory::TooLarge && items.len() > 1 => {
+                let (left, right) = items.split_at(items.len() / 2);
+                open.extend([right.to_vec(), left.to_vec()]);
+                continue;
+            }
+            Err(error) if error.category() == ErrorCategory::TooLarge => {
+                answers[items[0]] =
+                    Some(Sent::Refused(format!("the chunk alone is too large for a request: {error}")));
+                continue;
+            }
+            Err(error) if error.is_missing_index() => {
+                return Err(MergeError::DestinationLost(format!(
+                    "the destination index or its alias {:?} is gone ({error}); restore it, or delete the resource and start anew",
+                    shared.context.writer_alias
+                )));
+            }
+            Err(error) => {
+                if error.category() == ErrorCategory::Overloaded {
+                    shared.limits.overloaded();
+                }
+                return Err(MergeError::Destination(error));
+            }
+        };
+        let mut rejected = Vec::new();
+        let mut why = String::new();
+        for (&item, answer) in items.iter().zip(outcome.items) {
+            match answer {
+                BulkItem::Applied | BulkItem::Missing => answers[item] = Some(Sent::Applied),
+                BulkItem::AlreadyThere => answers[item] = Some(Sent::AlreadyThere),
+                BulkItem::Retry(reason) => {
+                    rejected.push(item);
+                    why = reason;
+                }
+                BulkItem::Refused(refusal) => {
+                    answers[item] = Some(Sent::Refused(format!("{}: {}", refusal.kind, refusal.reason)));
+                }
+            }
+        }
+        if rejected.is_empty() {
+            shared.limits.succeeded();
+            continue;
+        }
+        shared.limits.overloaded();
+        attempt += 1;
+        if attempt > ITEM_RETRIES {
+            return Err(MergeError::Destination(ElasticError::rejected(why)));
+        }
+        open.push(rejected);
+        tokio::time::sleep(backoff(attempt)).await;
+    }
+    answers
+        .into_iter()
+        .collect::<Option<Vec<Sent>>>()
+        .ok_or_else(|| MergeError::Internal("a bulk item was left without an answer".to_owned()))
+}
+
+/// Exponential with full jitter: the workers of all processes must not come back together.
+fn backoff(attempt: u32) -> Duration {
+    let most = 100_u64.saturating_mul(1 << attempt.min(7));
+    Duration::from_millis(rand::rng().random_range(most / 2..=most))
+}
+
+/// A size as Postgres stores it.
+fn signed(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,336 @@
+//! Comparing a round of windows with the destination, chunk by chunk, field by field.
+//!
+//! What differs is written again and compared again. What still differs, and what has a rival for its key,
+//! goes to quarantine, where it makes the verdict negative and names the chunk.
+
+use std::collections::BTreeSet;
+
+use super::Shared;
+use super::batch::{ReadWindow, Settled};
+use super::copy::{Place, Sent, parse, places, quarantined, read_counts, send};
+use super::facts::Facts;
+use crate::chunk::{Actual, Refusal, Transform, compare};
+use crate::elastic::{BulkBody, BulkVersioning, IndexName, Lookup, WindowRequest};
+use crate::merge::error::MergeError;
+use crate::merge::version::destination_version;
+
+/// How often a chunk that differs is written and compared again.
+const REPAIRS: u32 = 2;
+/// Chunks in one look-up: the answer is about as large as a page of the source.
+const LOOKUP_IDS: usize = 500;
+
+/// A chunk that is to be in the destination.
+#[derive(Debug, Clone)]
+struct Expected {
+    place: Place,
+    id: String,
+    version: i64,
+    document: i64,
+    /// Its facts must be asked for.
+    unknown: bool,
+}
+
+/// How a chunk compares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Comparison {
+    /// Equal, and the destination holds this very version.
+    Equal,
+    /// Equal, but the destination holds the version of another chunk with the same key and content.
+    Collapsed,
+    /// Not there, or different.
+    Different {
+        /// The version that is there.
+        found: Option<i64>,
+        /// In words.
+        difference: String,
+    },
+}
+
+/// Compares every chunk of the round; returns what became of each window.
+pub(super) async fn act(
+    shared: &Shared,
+    facts: &mut Facts,
+    windows: Vec<ReadWindow>,
+) -> Result<(Vec<ReadWindow>, Vec<Settled>), MergeError> {
+    let mut settled: Vec<Settled> = windows.iter().map(read_counts).collect();
+    let all = places(&windows);
+    let (mut windows, expected, refused) = expect(shared, facts, windows, all).await?;
+    for (place, refusal) in refused {
+        let window = &windows[place.window];
+        let hit = &window.page.hits[place.hit];
+        let counts = &mut settled[place.window].counts;
+        counts.compared += 1;
+        counts.quarantined += 1;
+        let row = quarantined(&window.unit, hit, None, refusal.class.as_str(), refusal.reason);
+        settled[place.window].quarantined.push(row);
+    }
+    let unknown: BTreeSet<i64> = expected.iter().filter(|e| e.unknown).map(|e| e.document).collect();
+    if !unknown.is_empty() {
+        let unknown: Vec<i64> = unknown.into_iter().collect();
+        facts.ask(&shared.context.collections, &unknown).await?;
+    }
+    let mut open = expected;
+    for attempt in 0..=REPAIRS {
+        let (back, compared) = compare_all(shared, facts, windows, open).await?;
+        windows = back;
+        let mut different = Vec::new();
+        for (expected, comparison) in compared {
+            let counts = &mut settled[expected.place.window].counts;
+            match comparison {
+                Comparison::Equal => counts.compared += 1,
+                Comparison::Collapsed => {
+                    counts.compared += 1;
+                    counts.collapsed += 1;
+                }
+                Comparison::Different { found, difference } => different.push((expected, found, difference)),
+            }
+        }
+        if different.is_empty() {
+            break;
+        }
+        if attempt == REPAIRS {
+            give_up(&windows, different, &mut settled);
+            break;
+        }
+        open = repair(shared, facts, &windows, different, &mut settled).await?;
+        if open.is_empty() {
+            break;
+        }
+    }
+    Ok((windows, settled))
+}
+
+/// What each chunk becomes in the destination, off the async runtime.
+async fn expect(
+    shared: &Shared,
+    facts: &Facts,
+    windows: Vec<ReadWindow>,
+    places: Vec<Place>,
+) -> Result<(Vec<ReadWindow>, Vec<Expected>, Vec<(Place, Refusal)>), MergeError> {
+    let rules = shared.context.transform;
+    let facts = facts.clone();
+    blocking(move || {
+        let mut expected = Vec::with_capacity(places.len());
+        let mut refused = Vec::new();
+        for place in places {
+            let window = &windows[place.window];
+            let hit = &window.page.hits[place.hit];
+            match parse(rules, window, hit) {
+                Ok(parsed) => expected.push(Expected {
+                    place,
+                    id: parsed.destination_id().to_owned(),
+                    version: destination_version(window.unit.generation, hit.seq_no),
+                    document: parsed.document_id(),
+                    unknown: parsed.needs_document() && facts.get(parsed.document_id()).is_none(),
+                }),
+                Err(refusal) => refused.push((place, refusal)),
+            }
+        }
+        (windows, expected, refused)
+    })
+    .await
+}
+
+/// Looks every chunk up in the destination and compares it.
+async fn compare_all(
+    shared: &Shared,
+    facts: &Facts,
+    windows: Vec<ReadWindow>,
+    expected: Vec<Expected>,
+) -> Result<(Vec<ReadWindow>, Vec<(Expected, Comparison)>), MergeError> {
+    let context = &shared.context;
+    let lane = shared.destination_lane();
+    let mut windows = windows;
+    let mut compared = Vec::with_capacity(expected.len());
+    let mut rest = expected.into_iter().peekable();
+    while rest.peek().is_some() {
+        let part: Vec<Expected> = rest.by_ref().take(LOOKUP_IDS).collect();
+        let mut ids: Vec<&str> = part.iter().map(|expected| expected.id.as_str()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let found = context
+            .destination
+            .lookup(&context.destination_index, &ids, lane.clone())
+            .await
+            .map_err(MergeError::Destination)?;
+        let rules = context.transform;
+        let facts = facts.clone();
+        let (back, mut results) = blocking(move || {
+            let results: Vec<(Expected, Comparison)> = part
+                .into_iter()
+                .map(|expected| {
+                    let comparison = compare_one(rules, &facts, &windows, &expected, &found);
+                    (expected, comparison)
+                })
+                .collect();
+            (windows, results)
+        })
+        .await?;
+        windows = back;
+        compared.append(&mut results);
+    }
+    Ok((windows, compared))
+}
+
+fn compare_one(
+    rules: Transform,
+    facts: &Facts,
+    windows: &[ReadWindow],
+    expected: &Expected,
+    found: &Lookup,
+) -> Comparison {
+    let Some(there) = found.get(&expected.id) else {
+        return Comparison::Different { found: None, difference: "is not in the destination".to_owned() };
+    };
+    let window = &windows[expected.place.window];
+    let hit = &window.page.hits[expected.place.hit];
+    let parsed = match parse(rules, window, hit) {
+        Ok(parsed) => parsed,
+        Err(refusal) => {
+            return Comparison::Different { found: Some(there.version), difference: refusal.reason };
+        }
+    };
+    let actual = Actual { source: there.source(), vector: there.vector() };
+    match compare(&parsed, facts.get(expected.document), &actual) {
+        Ok(()) if there.version == expected.version => Comparison::Equal,
+        Ok(()) => Comparison::Collapsed,
+        Err(difference) => {
+            Comparison::Different { found: Some(there.version), difference: difference.to_string() }
+        }
+    }
+}
+
+/// Writes again what differs; returns what must be compared again. A chunk whose key belongs to another
+/// live chunk is a collision: it goes to quarantine instead.
+async fn repair(
+    shared: &Shared,
+    facts: &Facts,
+    windows: &[ReadWindow],
+    different: Vec<(Expected, Option<i64>, String)>,
+    settled: &mut [Settled],
+) -> Result<Vec<Expected>, MergeError> {
+    let mut body = BulkBody::with_capacity(64 * 1024);
+    let mut written = Vec::with_capacity(different.len());
+    for (expected, found, difference) in different {
+        let version = match found {
+            Some(version) if version > expected.version => {
+                if has_rival(shared, windows, &expected, version).await? {
+                    collide(windows, &expected, &difference, &mut settled[expected.place.window]);
+                    continue;
+                }
+                // The version there belongs to a chunk that lives no more (its key moved between shards).
+                version + 1
+            }
+            Some(_) | None => expected.version,
+        };
+        let window = &windows[expected.place.window];
+        let hit = &window.page.hits[expected.place.hit];
+        let Ok(parsed) = parse(shared.context.transform, window, hit) else { continue };
+        let buffer = body.begin_index(&expected.id, version, BulkVersioning::ExternalGte);
+        parsed.write(facts.get(expected.document), buffer);
+        body.end();
+        written.push(expected);
+    }
+    if written.is_empty() {
+        return Ok(written);
+    }
+    let mut again = Vec::with_capacity(written.len());
+    for (expected, sent) in written.into_iter().zip(send(shared, body.freeze()).await?) {
+        let settled = &mut settled[expected.place.window];
+        match sent {
+            Sent::Applied | Sent::AlreadyThere => {
+                settled.counts.repaired += 1;
+                again.push(expected);
+            }
+            Sent::Refused(reason) => {
+                settled.counts.compared += 1;
+                settled.counts.quarantined += 1;
+                let window = &windows[expected.place.window];
+                let hit = &window.page.hits[expected.place.hit];
+                settled.quarantined.push(quarantined(
+                    &window.unit,
+                    hit,
+                    Some(expected.id),
+                    "Refused",
+                    reason,
+                ));
+            }
+        }
+    }
+    let destination = &shared.context.destination_index;
+    shared
+        .context
+        .destination
+        .refresh(std::slice::from_ref(destination))
+        .await
+        .map_err(MergeError::Destination)?;
+    Ok(again)
+}
+
+/// Whether the version that the destination holds is that of another live chunk with the same key: looked
+/// for at its sequence number on every shard of the index.
+async fn has_rival(
+    shared: &Shared,
+    windows: &[ReadWindow],
+    expected: &Expected,
+    version: i64,
+) -> Result<bool, MergeError> {
+    let unit = &windows[expected.place.window].unit;
+    let seq_no = version - destination_version(unit.generation, 0);
+    if seq_no < 0 {
+        return Ok(false);
+    }
+    let index = IndexName::parse(&unit.index_name)
+        .map_err(|error| MergeError::Internal(format!("a stored index name is invalid: {error}")))?;
+    let lane = shared.lane(&unit.index_uuid)?;
+    let requests: Vec<WindowRequest> = (0..unit.shards)
+        .map(|shard| WindowRequest {
+            index: index.clone(),
+            shard,
+            from: seq_no,
+            to: seq_no + 1,
+            lane: lane.clone(),
+        })
+        .collect();
+    for page in shared.context.source.read_windows(&requests).await.map_err(MergeError::Source)? {
+        let page = page.map_err(MergeError::Source)?;
+        for hit in &page.hits {
+            let same_key = parse(shared.context.transform, &windows[expected.place.window], hit)
+                .is_ok_and(|parsed| parsed.destination_id() == expected.id);
+            if same_key {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn collide(windows: &[ReadWindow], expected: &Expected, difference: &str, settled: &mut Settled) {
+    let window = &windows[expected.place.window];
+    let hit = &window.page.hits[expected.place.hit];
+    let reason = format!(
+        "another chunk of the collection has the same document_id and id but other content ({difference}); delete one of the two"
+    );
+    settled.counts.compared += 1;
+    settled.counts.quarantined += 1;
+    settled.quarantined.push(quarantined(&window.unit, hit, Some(expected.id.clone()), "Collision", reason));
+}
+
+fn give_up(windows: &[ReadWindow], different: Vec<(Expected, Option<i64>, String)>, settled: &mut [Settled]) {
+    for (expected, _, difference) in different {
+        let window = &windows[expected.place.window];
+        let hit = &window.page.hits[expected.place.hit];
+        let settled = &mut settled[expected.place.window];
+        settled.counts.compared += 1;
+        settled.counts.different += 1;
+        let reason = format!("still different after {REPAIRS} repairs: {difference}");
+        settled.quarantined.push(quarantined(&window.unit, hit, Some(expected.id), "Different", reason));
+    }
+}
+
+/// Runs `work` where computing does not hold up the async runtime.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, MergeError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| MergeError::Internal(format!("comparing chunks failed: {error}")))
+}
