@@ -1,0 +1,184 @@
+//! Doing what was decided. Each action is bounded in time and may be repeated.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tracing::info;
+
+use super::{
+    reconcile::{Context, Intent, ReconcileError, Seen},
+    registry::Key,
+    report::{Failure, Outcome},
+    secrets::NamespaceSecrets,
+    write,
+};
+use crate::merge::{Engine, Next, Phase, ValidMerge, secrets};
+
+/// Connecting to two clusters and two databases, with every check.
+const OPEN: Duration = Duration::from_mins(2);
+/// A step takes seconds; this is for a server that answers neither yes nor no.
+const STEP: Duration = Duration::from_mins(5);
+/// Putting back and releasing.
+const DISMANTLE: Duration = Duration::from_mins(2);
+/// How often secrets are compared with those in use.
+const SECRETS_EVERY: Duration = Duration::from_secs(30);
+/// How long a deletion waits for servers that cannot be reached.
+const DELETION: Duration = Duration::from_mins(10);
+
+/// Does what was decided.
+pub(super) async fn act(
+    context: &Context,
+    seen: &Seen,
+    intent: Intent,
+    now: Timestamp,
+) -> Result<Outcome, ReconcileError> {
+    match intent {
+        Intent::Nothing => Ok(Outcome::Nothing),
+        Intent::Rest => Ok(Outcome::Rested),
+        Intent::Reject(failure) => {
+            context.registry.stop(&seen.uid).await;
+            Ok(Outcome::Failed(failure))
+        }
+        Intent::Work(merge) => work(context, seen, *merge, now).await,
+        Intent::Release { merge, delete_destination } => {
+            Ok(release(context, seen, merge, delete_destination, now).await)
+        }
+    }
+}
+
+/// Makes one step of a merge, with an engine that has the present spec and the present secrets.
+async fn work(
+    context: &Context,
+    seen: &Seen,
+    merge: ValidMerge,
+    now: Timestamp,
+) -> Result<Outcome, ReconcileError> {
+    let engine = match engine(context, seen, merge, now).await {
+        Ok(engine) => engine,
+        Err(failure) => return Ok(Outcome::Failed(failure)),
+    };
+    // From the next line on there is something to put back.
+    if !seen.finalized {
+        write::add_finalizer(&context.client, seen).await?;
+        context.registry.has_finalized(&seen.uid, &seen.named);
+    }
+    let report = match tokio::time::timeout(STEP, engine.step(now)).await {
+        Ok(Ok(report)) => report,
+        Ok(Err(error)) => {
+            context.registry.suspect_secrets(&seen.uid);
+            return Ok(Outcome::Failed(Failure::from(&error)));
+        }
+        Err(_) => return Ok(Outcome::Failed(timed_out("a step of the merge", STEP))),
+    };
+    if report.next == Next::Settled || report.phase == Phase::Suspended {
+        context.registry.stop(&seen.uid).await;
+    }
+    Ok(Outcome::Stepped(Box::new(report)))
+}
+
+/// The engine of a resource: the one that runs if it still fits, otherwise a new one.
+async fn engine(
+    context: &Context,
+    seen: &Seen,
+    merge: ValidMerge,
+    now: Timestamp,
+) -> Result<Arc<Engine>, Failure> {
+    let running = context.registry.running(&seen.uid);
+    if let Some((engine, key, secrets_seen)) = &running
+        && key.fits(&merge)
+        && now.duration_since(*secrets_seen).unsigned_abs() < SECRETS_EVERY
+    {
+        context.registry.retune(&seen.uid, &merge);
+        return Ok(Arc::clone(engine));
+    }
+    let spec = seen.spec.as_ref().map_err(|invalid| Failure {
+        category: "Malformed",
+        message: invalid.error.clone(),
+        terminal: true,
+    })?;
+    let source = NamespaceSecrets::new(context.client.clone(), &seen.named.namespace);
+    let secrets = match secrets::resolve(spec, &source).await {
+        Ok(secrets) => secrets,
+        // What runs goes on with the secrets it has; the status says what is wrong with the new ones.
+        Err(error) => return Err(Failure::from(&error)),
+    };
+    let key = Key::new(&merge, secrets.fingerprint());
+    if let Some((engine, running_key, _)) = running
+        && running_key == key
+    {
+        context.registry.secrets_are_the_same(&seen.uid, now);
+        context.registry.retune(&seen.uid, &merge);
+        return Ok(engine);
+    }
+    context.registry.stop(&seen.uid).await;
+    info!(namespace = seen.named.namespace, name = seen.named.name, "connecting");
+    let opened =
+        tokio::time::timeout(OPEN, Engine::open(merge.clone(), secrets, context.worker.clone())).await;
+    let engine = match opened {
+        Ok(Ok(engine)) => Arc::new(engine),
+        Ok(Err(error)) => return Err(Failure::from(&error)),
+        Err(_) => return Err(timed_out("connecting", OPEN)),
+    };
+    let before = context.registry.keep(&seen.uid, &seen.named, Arc::clone(&engine), key, &merge, now);
+    if let Some(before) = before {
+        before.stop().await;
+    }
+    Ok(engine)
+}
+
+/// Puts back what the merge changed and releases what it holds. After ten minutes, or if its owner says so, the
+/// resource goes nevertheless, and an event says what remains.
+async fn release(
+    context: &Context,
+    seen: &Seen,
+    merge: Result<Box<ValidMerge>, Failure>,
+    delete_destination: bool,
+    now: Timestamp,
+) -> Outcome {
+    if seen.force_delete {
+        context.registry.stop(&seen.uid).await;
+        return Outcome::Abandoned(format!("deleted by force without cleaning up; {REMAINS}"));
+    }
+    // An engine that runs needs no secret any more, and those may be gone with their namespace.
+    let running = context.registry.running(&seen.uid).map(|(engine, ..)| engine);
+    let opened = match (running, merge) {
+        (Some(engine), _) => Ok(engine),
+        (None, Ok(merge)) => engine(context, seen, *merge, now).await,
+        (None, Err(failure)) => Err(failure),
+    };
+    let failure = match opened {
+        Err(failure) => failure,
+        Ok(engine) => match tokio::time::timeout(DISMANTLE, engine.dismantle(delete_destination)).await {
+            Ok(Ok(())) => return Outcome::Released,
+            Ok(Err(error)) => {
+                context.registry.stop(&seen.uid).await;
+                Failure::from(&error)
+            }
+            Err(_) => timed_out("cleaning up", DISMANTLE),
+        },
+    };
+    if seen.deleting_for.is_some_and(|since| since >= DELETION) {
+        context.registry.stop(&seen.uid).await;
+        return Outcome::Abandoned(format!(
+            "cleaning up was given up after 10 minutes: {}; {REMAINS}",
+            failure.message
+        ));
+    }
+    let message = format!(
+        "cleaning up before the deletion: {}; to delete it at once, annotate it with {}=true",
+        failure.message,
+        crate::api::FORCE_DELETE_ANNOTATION
+    );
+    Outcome::Failed(Failure { message, ..failure })
+}
+
+const REMAINS: &str = "look after the write blocks of the sources, the settings of the destination (refresh interval, \
+                       replicas) and the claim in the state database yourself";
+
+fn timed_out(what: &str, limit: Duration) -> Failure {
+    Failure {
+        category: "TimedOut",
+        message: format!("{what} took longer than {} s; it is tried again", limit.as_secs()),
+        terminal: false,
+    }
+}

@@ -1,0 +1,370 @@
+//! What the status says, and when it is worth writing. Pure.
+//!
+//! - A condition's `lastTransitionTime` moves only when its status flips.
+//! - `Ready` is true when the merge is complete and verified, `Reconciling` while work goes on or is tried again,
+//!   `Stalled` when only a person can help: what `kubectl wait`, Argo CD and Flux expect.
+//! - Messages hold no counter and no time; what counts is in `progress` and `summary`. Those are written when
+//!   10 s have passed or 1 % was done, everything else at once, and what is equal not at all.
+//! - Within a phase the percentage never goes back.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::events::{Happening, shorten};
+use crate::{
+    api::{
+        AttentionStatus, DestinationStatus, EsIndexMergeStatus, MAX_ATTENTION, MAX_MESSAGE, ProgressStatus,
+        Summary,
+    },
+    merge::{MergeError, Phase, Progress, Report},
+};
+
+/// How often progress alone is worth a write.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+
+/// What stands in the way, in the words of the person who can mend it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// One of a finite set, `CamelCase`: condition reason, event reason and metric label alike.
+    pub category: &'static str,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// Whether nothing is to be gained by trying again.
+    pub terminal: bool,
+}
+
+impl From<&MergeError> for Failure {
+    fn from(error: &MergeError) -> Self {
+        Self {
+            category: error.category().as_str(),
+            message: error.to_string(),
+            terminal: error.is_terminal(),
+        }
+    }
+}
+
+/// How acting on a resource ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// There was nothing to do, and there is nothing to say.
+    Nothing,
+    /// The engine made a step.
+    Stepped(Box<Report>),
+    /// The resource is suspended and no engine was ever opened for it.
+    Rested,
+    /// It did not work.
+    Failed(Failure),
+    /// The resource is being deleted and everything was put back and released.
+    Released,
+    /// The resource is being deleted, and something could not be put back: what, and why it goes nevertheless.
+    Abandoned(String),
+}
+
+/// The status that `outcome` makes of `previous`.
+pub(super) fn next_status(
+    previous: &EsIndexMergeStatus,
+    outcome: &Outcome,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> EsIndexMergeStatus {
+    let mut next = previous.clone();
+    next.observed_generation = generation.or(previous.observed_generation);
+    let mut conditions = Conditions { list: &mut next.conditions, generation, now };
+    match outcome {
+        Outcome::Nothing | Outcome::Released | Outcome::Abandoned(_) => {}
+        Outcome::Rested => {
+            conditions.summary(&Summarised::new(Standing::Resting, "Suspended", SUSPENDED));
+            next.phase = Some(Phase::Suspended.as_str().to_owned());
+            next.message = Some(SUSPENDED.to_owned());
+        }
+        Outcome::Failed(failure) => {
+            let summarised = Summarised::failing(failure);
+            conditions.summary(&summarised);
+            if failure.terminal {
+                next.phase = Some(Phase::Failed.as_str().to_owned());
+            } else {
+                next.phase.get_or_insert_with(|| Phase::Pending.as_str().to_owned());
+            }
+            next.message = Some(summarised.message);
+            next.workers = None;
+        }
+        Outcome::Stepped(report) => {
+            let summarised = summarise(report);
+            conditions.summary(&summarised);
+            for fact in &report.facts {
+                conditions.set(fact.kind.as_str(), fact.status, fact.reason, &fact.message);
+            }
+            let same_phase = previous.phase.as_deref() == Some(report.phase.as_str());
+            let before = previous.progress.as_ref().filter(|_| same_phase);
+            let progress = progress(&report.progress, before);
+            next.summary = Some(summary(&progress));
+            next.progress = Some(progress);
+            next.phase = Some(report.phase.as_str().to_owned());
+            next.message = Some(summarised.message);
+            next.lag = report.lag.map(in_words);
+            next.destination =
+                report.destination.clone().map(|(index, uuid)| DestinationStatus { index, uuid });
+            next.lanes = report.lanes.as_ref().map(|lanes| shorten(lanes, 256));
+            next.attention = attention(report);
+            next.attention_total = Some(signed(report.attention_total));
+            next.quarantined = Some(signed(report.quarantined));
+            next.workers = Some(signed(report.workers));
+            next.writes_refused = report
+                .writes_refused_seconds
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+                .map(in_words);
+            next.started_at = report.started_at.map(to_the_second);
+            next.completed_at = report.completed_at.map(to_the_second);
+        }
+    }
+    next
+}
+
+/// Whether `next` is worth a write, when `previous` was written at `written_at` (unknown: by another process).
+pub(super) fn worth_writing(
+    previous: &EsIndexMergeStatus,
+    next: &EsIndexMergeStatus,
+    written_at: Option<Timestamp>,
+    now: Timestamp,
+) -> bool {
+    if previous == next {
+        return false;
+    }
+    let due = written_at.is_none_or(|at| now.duration_since(at).unsigned_abs() >= PROGRESS_EVERY);
+    let percent = |status: &EsIndexMergeStatus| status.progress.as_ref().map(|progress| progress.percent);
+    due || lasting(previous) != lasting(next) || percent(previous) != percent(next)
+}
+
+/// A status without what changes all the time while a merge runs.
+fn lasting(status: &EsIndexMergeStatus) -> EsIndexMergeStatus {
+    let unnumbered =
+        |attention: &AttentionStatus| AttentionStatus { message: String::new(), ..attention.clone() };
+    EsIndexMergeStatus {
+        progress: None,
+        summary: None,
+        lag: None,
+        workers: None,
+        attention: status.attention.iter().map(unnumbered).collect(),
+        quarantined: status.quarantined.map(|quarantined| quarantined.min(1)),
+        ..status.clone()
+    }
+}
+
+/// What is worth an event in going from `previous` to `next`.
+pub(super) fn happenings(
+    previous: &EsIndexMergeStatus,
+    next: &EsIndexMergeStatus,
+    outcome: &Outcome,
+) -> Vec<Happening> {
+    let message = next.message.as_deref().unwrap_or_default();
+    let reason = |status: &EsIndexMergeStatus| {
+        status.conditions.iter().find(|c| c.type_ == "Ready").map(|c| c.reason.clone()).unwrap_or_default()
+    };
+    let failing = |status: &EsIndexMergeStatus| condition_is(status, "Failing", "True");
+    let mut happenings = Vec::new();
+    match outcome {
+        Outcome::Nothing => return happenings,
+        Outcome::Released => {
+            happenings.push(Happening::normal("Released", "everything was put back and released"));
+            return happenings;
+        }
+        Outcome::Abandoned(what) => {
+            happenings.push(Happening::warning("CleanupAbandoned", what));
+            return happenings;
+        }
+        Outcome::Failed(failure) => {
+            if reason(previous) != reason(next) || !failing(previous) {
+                happenings.push(Happening::warning(failure.category, &failure.message));
+            }
+            return happenings;
+        }
+        Outcome::Rested | Outcome::Stepped(_) => {}
+    }
+    if failing(previous) && !failing(next) {
+        happenings.push(Happening::normal("Recovered", "what failed works again"));
+    }
+    if previous.phase != next.phase {
+        let phase = next.phase.as_deref().unwrap_or_default();
+        let warning = phase == Phase::Failed.as_str();
+        happenings.push(Happening { warning, reason: phase.to_owned(), note: message.to_owned() });
+    } else if reason(previous) != reason(next) && reason(next) != next.phase.as_deref().unwrap_or_default() {
+        happenings.push(Happening::normal(&reason(next), message));
+    }
+    if previous.quarantined.unwrap_or(0) == 0 && next.quarantined.unwrap_or(0) > 0 {
+        let note =
+            "chunks could not be copied and are kept aside, each with its reason; see the table quarantine";
+        happenings.push(Happening::warning("Quarantined", note));
+    }
+    if let (None | Some(0), Some(first)) = (previous.attention_total, next.attention.first()) {
+        let note = format!("collection {}: {}", first.collection, first.message);
+        happenings.push(Happening::warning("NeedsAttention", &note));
+    }
+    happenings
+}
+
+fn condition_is(status: &EsIndexMergeStatus, type_: &str, value: &str) -> bool {
+    status.conditions.iter().any(|condition| condition.type_ == type_ && condition.status == value)
+}
+
+const SUSPENDED: &str = "suspended; set spec.suspend to false to go on";
+
+/// Where a merge stands; exactly one of `Ready`, `Reconciling` and `Stalled` is true, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Complete and verified.
+    Ready,
+    /// Work goes on, or is tried again.
+    Reconciling,
+    /// Only a person can help.
+    Stalled,
+    /// Nothing is done, because nothing is to be done.
+    Resting,
+}
+
+/// What the conditions that everybody reads say.
+struct Summarised {
+    standing: Standing,
+    /// The last attempt failed.
+    failing: bool,
+    /// One reason for all of them.
+    reason: String,
+    message: String,
+}
+
+impl Summarised {
+    fn new(standing: Standing, reason: &str, message: &str) -> Self {
+        Self { standing, failing: false, reason: reason.to_owned(), message: shorten(message, MAX_MESSAGE) }
+    }
+
+    fn failing(failure: &Failure) -> Self {
+        let standing = if failure.terminal { Standing::Stalled } else { Standing::Reconciling };
+        Self { failing: true, ..Self::new(standing, failure.category, &failure.message) }
+    }
+}
+
+fn summarise(report: &Report) -> Summarised {
+    let (reason, message) = match &report.waiting {
+        Some(waiting) => (waiting.reason, waiting.message.as_str()),
+        None => (report.phase.as_str(), report.message.as_str()),
+    };
+    let standing = match report.phase {
+        Phase::Completed => Standing::Ready,
+        Phase::Suspended => Standing::Resting,
+        Phase::Failed => Standing::Stalled,
+        Phase::Pending
+        | Phase::Preparing
+        | Phase::Copying
+        | Phase::Indexing
+        | Phase::Verifying
+        | Phase::Synced
+        | Phase::CuttingOver => Standing::Reconciling,
+    };
+    Summarised::new(standing, reason, message)
+}
+
+/// Conditions that keep the time of their last flip.
+struct Conditions<'a> {
+    list: &'a mut Vec<Condition>,
+    generation: Option<i64>,
+    now: Timestamp,
+}
+
+impl Conditions<'_> {
+    fn summary(&mut self, summarised: &Summarised) {
+        for (type_, value) in [
+            ("Ready", summarised.standing == Standing::Ready),
+            ("Reconciling", summarised.standing == Standing::Reconciling),
+            ("Stalled", summarised.standing == Standing::Stalled),
+            ("Failing", summarised.failing),
+        ] {
+            self.set(type_, Some(value), &summarised.reason, &summarised.message);
+        }
+    }
+
+    fn set(&mut self, type_: &str, value: Option<bool>, reason: &str, message: &str) {
+        let status = match value {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "Unknown",
+        };
+        let found = self.list.iter().position(|condition| condition.type_ == type_);
+        let kept = found
+            .and_then(|at| self.list.get(at))
+            .filter(|condition| condition.status == status)
+            .map(|condition| condition.last_transition_time.clone());
+        let condition = Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: shorten(message, MAX_MESSAGE),
+            observed_generation: self.generation,
+            last_transition_time: kept.unwrap_or_else(|| to_the_second(self.now)),
+        };
+        match found.and_then(|at| self.list.get_mut(at)) {
+            Some(place) => *place = condition,
+            None => self.list.push(condition),
+        }
+    }
+}
+
+fn progress(now: &Progress, before: Option<&ProgressStatus>) -> ProgressStatus {
+    #[allow(clippy::cast_possible_truncation)] // between 0 and 100
+    let percent = now.percent.clamp(0.0, 100.0).floor() as i32;
+    ProgressStatus {
+        percent: percent.max(before.map_or(0, |before| before.percent)),
+        collections: signed(now.collections),
+        collections_done: signed(now.collections_done),
+        documents: signed(now.documents),
+        documents_done: signed(now.documents_done),
+        bytes_done: signed(now.bytes_done),
+        #[allow(clippy::cast_possible_truncation)] // a saturating cast of a rate
+        documents_per_second: now.rate.map(|rate| rate.round() as i64),
+        eta: now.eta.map(to_the_second),
+    }
+}
+
+fn summary(progress: &ProgressStatus) -> Summary {
+    Summary {
+        progress: Some(format!("{}%", progress.percent)),
+        collections: Some(format!("{}/{}", progress.collections_done, progress.collections)),
+        documents: Some(format!("{}/{}", progress.documents_done, progress.documents)),
+        rate: progress.documents_per_second.map(|rate| format!("{rate}/s")),
+    }
+}
+
+fn attention(report: &Report) -> Vec<AttentionStatus> {
+    let listed = report.attention.iter().take(MAX_ATTENTION);
+    listed
+        .map(|attention| AttentionStatus {
+            collection: attention.collection,
+            reason: shorten(&attention.reason, 64),
+            message: shorten(&attention.message, 512),
+        })
+        .collect()
+}
+
+/// Whole seconds are what the API keeps; more would make every comparison unequal.
+fn to_the_second(time: Timestamp) -> Time {
+    Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A duration as people say it: `0.4s`, `12s`, `3m20s`, `2h5m`.
+fn in_words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..10 => format!("{:.1}s", duration.as_secs_f64()),
+        10..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;

@@ -1,0 +1,139 @@
+//! The controller as a whole.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use futures::future::join_all;
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::{
+    events::Publisher,
+    leadership,
+    reconcile::Context,
+    registry::Registry,
+    watch::{self, Scope},
+};
+use crate::{
+    metrics::Metrics,
+    server::{Readiness, Server, ServerError},
+};
+
+/// How the controller runs.
+#[derive(Debug, Clone)]
+pub struct ControllerConfig {
+    /// The namespaces whose resources are served; empty: all.
+    pub namespaces: Vec<String>,
+    /// Whether only one replica works at a time. Without it, several replicas do work twice, safely.
+    pub leader_election: bool,
+    /// The namespace of the lease; `None`: that of the pod.
+    pub lease_namespace: Option<String>,
+    /// Where the probes and the metrics are served.
+    pub listen: SocketAddr,
+    /// The name of this process, unique among the replicas: the pod's name.
+    pub worker: String,
+}
+
+/// Why the controller could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// There is no way to a cluster.
+    #[error(
+        "there is no Kubernetes to connect to: {0}; run inside a pod with a service account, or set KUBECONFIG"
+    )]
+    Kubernetes(#[from] Box<kube::Error>),
+    /// The probes cannot be served.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// Without a name, two replicas would both take themselves for the leader.
+    #[error("the name of this process is empty; set --worker, or HOSTNAME")]
+    Nameless,
+}
+
+/// Runs the controller until `shutdown`, then stops every engine at a checkpoint and hands the lease over.
+///
+/// The cluster is that of the pod, or else of the kubeconfig.
+pub async fn run(config: ControllerConfig, shutdown: CancellationToken) -> Result<(), ControllerError> {
+    let client = Client::try_default().await.map_err(Box::new)?;
+    run_with(client, config, shutdown).await
+}
+
+/// [`run`] for the cluster of that client.
+pub async fn run_with(
+    client: Client,
+    config: ControllerConfig,
+    shutdown: CancellationToken,
+) -> Result<(), ControllerError> {
+    if config.worker.is_empty() {
+        return Err(ControllerError::Nameless);
+    }
+    let metrics = Metrics::default();
+    let readiness = Readiness::waiting_for(&[watch::DEFINITION]);
+
+    // First the probes: a controller that waits for its definition can say so.
+    let server = Server::bind(config.listen, metrics.clone(), readiness.clone()).await?;
+    info!(address = %server.address()?, "serving /livez, /readyz and /metrics");
+    let serving = CancellationToken::new();
+    let server = tokio::spawn(server.serve(serving.clone()));
+
+    let context = Arc::new(Context {
+        registry: Registry::new(),
+        events: Publisher::new(client.clone(), &config.worker, metrics.clone()),
+        metrics: metrics.clone(),
+        worker: config.worker.clone(),
+        client: client.clone(),
+    });
+    let scopes = scopes(&config.namespaces);
+    for scope in &scopes {
+        watch::until_listable(client.clone(), scope, &readiness, &shutdown).await;
+    }
+
+    let election = config.leader_election.then(|| {
+        let own = client.default_namespace().to_owned();
+        let namespace = config.lease_namespace.clone().unwrap_or(own);
+        leadership::election(client.clone(), &namespace, &config.worker)
+    });
+    let work = || async {
+        let watches = scopes.iter().map(|scope| {
+            watch::watch_and_reconcile(
+                Arc::clone(&context),
+                scope.clone(),
+                readiness.clone(),
+                shutdown.clone(),
+            )
+        });
+        join_all(watches).await;
+    };
+    leadership::while_leading(election, &metrics, &shutdown, work, || context.registry.stop_all()).await;
+
+    info!("every engine has stopped");
+    serving.cancel();
+    match server.await {
+        Ok(result) => Ok(result?),
+        // Only a panic of the server's task, which has been reported on standard error.
+        Err(join) => Err(ServerError::Serve(std::io::Error::other(join)).into()),
+    }
+}
+
+fn scopes(namespaces: &[String]) -> Vec<Scope> {
+    if namespaces.is_empty() {
+        return vec![Scope::All];
+    }
+    let mut names = namespaces.to_vec();
+    names.sort();
+    names.dedup();
+    names.into_iter().map(Scope::Namespace).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn no_namespace_is_every_namespace_and_each_is_watched_once() {
+        assert_eq!(scopes(&[]), [Scope::All]);
+        let twice = ["b".to_owned(), "a".to_owned(), "b".to_owned()];
+        assert_eq!(scopes(&twice), [Scope::Namespace("a".to_owned()), Scope::Namespace("b".to_owned())]);
+    }
+}

@@ -1,0 +1,178 @@
+//! The resources, as a stream of those that are worth a look.
+//!
+//! A change of the status alone is none of them: it is our own. A resource that cannot be decoded is passed on as
+//! such and does not disturb the others. One controller for each namespace (or one for all), because a reflector
+//! takes one watch.
+
+use std::{future::ready, sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt, stream};
+use kube::{
+    Api, Client,
+    api::ListParams,
+    core::DeserializeGuard,
+    runtime::{
+        Config, Controller, Predicate, WatchStreamExt, controller, predicates,
+        reflector::{self, ObjectRef},
+        watcher,
+    },
+};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{
+    reconcile::{Context, after_error, reconcile},
+    registry::Named,
+    write,
+};
+use crate::{api::EsIndexMerge, server::Readiness};
+
+/// How many resources of a namespace are looked at at the same time. A look is a short step, but may wait for a slow
+/// server.
+const CONCURRENCY: u16 = 64;
+
+/// How often it is tried again to list the resources.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// What readiness calls the definition of the resource.
+pub(super) const DEFINITION: &str = "definition";
+
+/// What readiness calls the watch.
+pub(super) const WATCH: &str = "watch";
+
+/// A resource, or why it cannot be read.
+type Guarded = DeserializeGuard<EsIndexMerge>;
+
+/// Which resources are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Those of every namespace.
+    All,
+    /// Those of one.
+    Namespace(String),
+}
+
+impl Scope {
+    fn api(&self, client: Client) -> Api<Guarded> {
+        match self {
+            Self::All => Api::all(client),
+            Self::Namespace(namespace) => Api::namespaced(client, namespace),
+        }
+    }
+
+    fn includes(&self, named: &Named) -> bool {
+        match self {
+            Self::All => true,
+            Self::Namespace(namespace) => *namespace == named.namespace,
+        }
+    }
+}
+
+/// Waits until the resources of `scope` can be listed; readiness says what is missing until then.
+pub(super) async fn until_listable(
+    client: Client,
+    scope: &Scope,
+    readiness: &Readiness,
+    shutdown: &CancellationToken,
+) {
+    let api = scope.api(client);
+    let one = ListParams::default().limit(1);
+    let mut said = String::new();
+    while !shutdown.is_cancelled() {
+        let message = match api.list(&one).await {
+            Ok(_) => {
+                readiness.ready(DEFINITION);
+                return;
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                "the definition of esindexmerges.indexmerge.dev is not installed; kubectl apply -f crds/"
+                    .to_owned()
+            }
+            Err(kube::Error::Api(status)) if status.code == 403 => {
+                format!("{}; bind the controller's service account to its role", status.message)
+            }
+            Err(error) => format!("the Kubernetes API does not answer: {error}"),
+        };
+        readiness.missing(DEFINITION, &message);
+        if said != message {
+            warn!(why = %message, "waiting for the definition");
+            said = message;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(ASK_AGAIN) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+/// Watches the resources of `scope` and reconciles each, until `shutdown`.
+pub(super) async fn watch_and_reconcile(
+    context: Arc<Context>,
+    scope: Scope,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+) {
+    let (reader, writer) = reflector::store();
+    let resources = watcher(scope.api(context.client.clone()), watcher::Config::default().any_semantic())
+        .inspect(move |event| match event {
+            Ok(_) => readiness.ready(WATCH),
+            Err(error) => readiness.missing(WATCH, &format!("the resources cannot be watched: {error}")),
+        })
+        .default_backoff()
+        .reflect(writer)
+        .touched_objects()
+        .predicate_filter(
+            predicates::generation.combine(predicates::annotations).combine(predicates::finalizers),
+            kube::runtime::PredicateConfig::default(),
+        );
+    let wakes = wakes(context.registry.wakes(), scope.clone());
+    info!(?scope, "watching");
+    Controller::for_stream(resources, reader)
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .reconcile_on(wakes)
+        .graceful_shutdown_on(shutdown.cancelled_owned())
+        .run(reconcile, after_error, Arc::clone(&context))
+        .for_each(|result| after(&context, result))
+        .await;
+}
+
+type Reconciled = Result<
+    (ObjectRef<Guarded>, controller::Action),
+    controller::Error<super::reconcile::ReconcileError, watcher::Error>,
+>;
+
+async fn after(context: &Context, result: Reconciled) {
+    let (engines, in_backoff) = context.registry.size();
+    context.metrics.registry_size(engines, in_backoff);
+    match result {
+        Ok((object, action)) => debug!(%object, ?action, "reconciled"),
+        // It is gone, without a finalizer of ours: nothing to put back, but perhaps an engine to stop.
+        Err(controller::Error::ObjectNotFound(object)) => {
+            let named =
+                Named { namespace: object.namespace.clone().unwrap_or_default(), name: object.name.clone() };
+            for uid in context.registry.uids(&named) {
+                write::forget(context, &uid, &named).await;
+            }
+        }
+        // Logged and counted where it is answered with a wait.
+        Err(controller::Error::ReconcilerFailed(..)) => {}
+        Err(error) => warn!(%error, "watching the resources failed; it is tried again"),
+    }
+}
+
+/// What the registry wakes, as the controller wants it.
+fn wakes(receiver: broadcast::Receiver<Named>, scope: Scope) -> impl Stream<Item = ObjectRef<Guarded>> {
+    let woken = stream::unfold(receiver, |mut receiver| async move {
+        loop {
+            match receiver.recv().await {
+                Ok(named) => return Some((named, receiver)),
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    });
+    woken
+        .filter(move |named| ready(scope.includes(named)))
+        .map(|named| ObjectRef::new(&named.name).within(&named.namespace))
+}
