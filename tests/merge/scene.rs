@@ -1,0 +1,428 @@
+//! One merge with parts of its own: a database, a range of collection ids, a destination.
+
+use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use demo::checker::{self, Contract, Verdict};
+use demo::cluster::{Access, Cluster, Login};
+use demo::seed::tables::{Naming, Tables};
+use demo::seed::{odd, writer};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use testenv::elasticsearch::{self, Elasticsearch};
+use testenv::postgres::{Database, Postgres};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+pub use testenv::elasticsearch::Flavor;
+
+/// A merge that must end by itself is given this long.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+/// Ids of one scene: far apart, so that scenes share servers without meeting.
+fn next_range() -> i64 {
+    static NEXT: AtomicI64 = AtomicI64::new(0);
+    let start = i64::from(std::process::id() % 25) * 40_000 + 1_000;
+    start + NEXT.fetch_add(4_000, Ordering::Relaxed)
+}
+
+pub struct Scene {
+    pub first_id: i64,
+    pub index: String,
+    source: elasticsearch::Access,
+    destination: elasticsearch::Access,
+    source_cluster: Cluster,
+    destination_cluster: Cluster,
+    database_url: String,
+    pool: PgPool,
+    /// Dropped with the scene.
+    _database: Database,
+}
+
+/// How the program ended and what it said.
+#[derive(Debug)]
+pub struct Run {
+    pub success: bool,
+    pub output: String,
+}
+
+impl Scene {
+    pub async fn new(source: Flavor, destination: Flavor) -> Scene {
+        let (source, destination, database) = tokio::task::spawn_blocking(move || {
+            let access =
+                |flavor| elasticsearch::Access::clone(Elasticsearch::shared(flavor).expect("a server"));
+            let postgres = Postgres::shared().expect("a server");
+            (access(source), access(destination), postgres.database().expect("a database"))
+        })
+        .await
+        .unwrap();
+        let first_id = next_range();
+        let database_url = database.url.clone();
+        Scene {
+            first_id,
+            index: format!("merged-{first_id}"),
+            source_cluster: Cluster::connect(access(&source)).await.expect("the source answers"),
+            destination_cluster: Cluster::connect(access(&destination))
+                .await
+                .expect("the destination answers"),
+            pool: PgPoolOptions::new()
+                .max_connections(4)
+                .connect(&database_url)
+                .await
+                .expect("Postgres answers"),
+            source,
+            destination,
+            database_url,
+            _database: database,
+        }
+    }
+
+    pub async fn fill(&self, options: &odd::Options) -> odd::Model {
+        odd::fill(&self.source_cluster, &self.pool, options).await.expect("the source is filled")
+    }
+
+    /// The manifest, with its secrets.
+    pub fn manifest(&self, dimensions: usize) -> String {
+        let ca = |access: &elasticsearch::Access| {
+            let pem = std::fs::read_to_string(access.ca.as_ref().expect("TLS")).expect("the CA");
+            pem.replace('\n', "\n    ")
+        };
+        format!(
+            r#"apiVersion: v1
+kind: Secret
+metadata: {{name: postgres}}
+stringData: {{url: "{url}"}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: source}}
+stringData:
+  username: "{source_user}"
+  password: "{source_password}"
+  ca.crt: |
+    {source_ca}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: destination}}
+stringData:
+  username: "{destination_user}"
+  password: "{destination_password}"
+  ca.crt: |
+    {destination_ca}
+---
+apiVersion: indexmerge.dev/v1alpha1
+kind: EsIndexMerge
+metadata: {{name: first}}
+spec:
+  collections:
+    postgres:
+      urlSecretRef: {{name: postgres, key: url}}
+  source:
+    url: "{source_url}"
+    credentialsSecretRef: {{name: source}}
+    caSecretRef: {{name: source, key: ca.crt}}
+  destination:
+    url: "{destination_url}"
+    credentialsSecretRef: {{name: destination}}
+    caSecretRef: {{name: destination, key: ca.crt}}
+    index:
+      name: {index}
+      numberOfShards: 2
+      numberOfReplicas: 0
+      language: french
+      vectorSize: {dimensions}
+  contract: OpenGateLLM
+  tolerations: {{maxQuarantined: 0}}
+  cutover:
+    maxLag: 5s
+    sourceWrites: Block
+"#,
+            url = self.database_url,
+            source_user = self.source.username,
+            source_password = self.source.password,
+            source_ca = ca(&self.source),
+            destination_user = self.destination.username,
+            destination_password = self.destination.password,
+            destination_ca = ca(&self.destination),
+            source_url = self.source.url,
+            destination_url = self.destination.url,
+            index = self.index,
+        )
+    }
+
+    pub fn source_password(&self) -> String {
+        self.source.password.clone()
+    }
+
+    pub fn database_name(&self) -> String {
+        let path = self.database_url.split('?').next().unwrap_or_default();
+        path.rsplit('/').next().unwrap_or_default().to_owned()
+    }
+
+    pub async fn run(&self, manifest: &str) -> Run {
+        self.command("run", manifest).await
+    }
+
+    /// Runs from the environment variables of the migration script alone.
+    pub async fn run_from_env(&self, dimensions: usize) -> Run {
+        let ca = |access: &elasticsearch::Access| access.ca.clone().expect("TLS").display().to_string();
+        let mut command = program();
+        command.args(["run", "--from-env"]).env_clear().envs([
+            ("POSTGRES_URL", self.database_url.replace("postgresql://", "postgresql+asyncpg://")),
+            ("SOURCE_ES_URL", self.source.url.clone()),
+            ("SOURCE_ES_USERNAME", self.source.username.clone()),
+            ("SOURCE_ES_PASSWORD", self.source.password.clone()),
+            ("SOURCE_ES_CA_FILE", ca(&self.source)),
+            ("DESTINATION_ES_URL", self.destination.url.clone()),
+            ("DESTINATION_ES_USERNAME", self.destination.username.clone()),
+            ("DESTINATION_ES_PASSWORD", self.destination.password.clone()),
+            ("DESTINATION_ES_CA_FILE", ca(&self.destination)),
+            ("DESTINATION_ES_INDEX_NAME", self.index.clone()),
+            ("DESTINATION_ES_VECTOR_SIZE", dimensions.to_string()),
+            ("DESTINATION_ES_NUMBER_OF_SHARDS", "1".to_owned()),
+            ("DESTINATION_ES_NUMBER_OF_REPLICAS", "0".to_owned()),
+            ("DESTINATION_ES_INDEX_LANGUAGE", "swedish".to_owned()),
+        ]);
+        ended(command.spawn().expect("the program starts")).await
+    }
+
+    /// Runs with the secrets of the manifest as files.
+    pub async fn run_with_secret_files(&self, dimensions: usize) -> Run {
+        let folder = tempfile::tempdir().expect("a folder");
+        let manifest = self.manifest(dimensions);
+        let (secrets, merge) = manifest.rsplit_once("---\n").expect("the merge comes last");
+        for document in serde_yaml_ng::Deserializer::from_str(secrets) {
+            let secret = Value::deserialize(document).expect("a secret");
+            let secret_folder = folder.path().join(secret["metadata"]["name"].as_str().unwrap());
+            std::fs::create_dir(&secret_folder).unwrap();
+            for (key, value) in secret["stringData"].as_object().unwrap() {
+                std::fs::write(secret_folder.join(key), value.as_str().unwrap()).unwrap();
+            }
+        }
+        let file = folder.path().join("merge.yaml");
+        std::fs::write(&file, merge).unwrap();
+        let mut command = program();
+        command.arg("run").arg("-f").arg(&file).arg("--secrets-dir").arg(folder.path());
+        ended(command.spawn().expect("the program starts")).await
+    }
+
+    /// Runs a subcommand with the manifest on standard input.
+    pub async fn command(&self, subcommand: &str, manifest: &str) -> Run {
+        ended(start(subcommand, manifest).await).await
+    }
+
+    /// Kills it with SIGKILL after `lifetime`; false if it had ended well before.
+    pub async fn run_and_kill(&self, manifest: &str, lifetime: Duration) -> bool {
+        let mut child = start("run", manifest).await;
+        if let Ok(status) = tokio::time::timeout(lifetime, child.wait()).await {
+            let output = Run::from(child.wait_with_output().await.unwrap());
+            assert!(status.unwrap().success(), "{output:?}");
+            return false;
+        }
+        child.kill().await.expect("it can be killed");
+        true
+    }
+
+    /// The independent verdict.
+    pub async fn check(&self, dimensions: usize) -> Verdict {
+        self.check_only(dimensions, Vec::new()).await
+    }
+
+    /// The independent verdict over the collections that the merge judged.
+    pub async fn check_judged(&self, dimensions: usize) -> Verdict {
+        let judged: Vec<i64> =
+            sqlx::query_scalar("SELECT collection_id FROM es_index_merge.collection_verdict")
+                .fetch_all(&self.pool)
+                .await
+                .unwrap();
+        assert!(!judged.is_empty());
+        self.check_only(dimensions, judged).await
+    }
+
+    async fn check_only(&self, dimensions: usize, include: Vec<i64>) -> Verdict {
+        let options = checker::Options {
+            index: self.index.clone(),
+            contract: Contract::OpenGateLLM,
+            dimensions,
+            include,
+            exclude: Vec::new(),
+        };
+        checker::check(&self.source_cluster, &self.destination_cluster, &self.pool, &options)
+            .await
+            .expect("the checker can read both sides")
+    }
+
+    pub fn write_meanwhile(&self, dimensions: usize) -> writer::Writer {
+        let options = writer::Options {
+            seed: 7,
+            dimensions,
+            per_second: 20,
+            first_collection: self.first_id + 2_000,
+            first_document: self.first_id + 2_000,
+            collections: 4,
+        };
+        let tables = Tables::existing(&self.pool, Naming::Created);
+        writer::Writer::start(self.source_cluster.clone(), tables, options)
+    }
+
+    /// Nothing of the load is left on the destination.
+    pub async fn assert_destination_is_in_service(&self) {
+        let settings = self.ask("GET", &format!("/{}/_settings?flat_settings=true", self.index)).await;
+        let settings = &settings[&self.index]["settings"];
+        for setting in ["index.refresh_interval", "index.merge.scheduler.auto_throttle", "index.gc_deletes"] {
+            assert_eq!(settings[setting], Value::Null, "{setting} was not put back");
+        }
+        let aliases = self.ask("GET", &format!("/{}/_alias", self.index)).await;
+        assert_eq!(aliases[&self.index]["aliases"], json!({}), "our alias is left");
+        let mapping = self.ask("GET", &format!("/{}/_mapping", self.index)).await;
+        let kind = &mapping[&self.index]["mappings"]["properties"]["embedding"]["index_options"]["type"];
+        assert_ne!(kind, "flat", "the graph was not switched on");
+        self.assert_every_segment_was_written_anew().await;
+    }
+
+    /// Flat segments have no quantised vectors. Only 9.x tells their size; there they must be as many as the raw
+    /// vectors, a quarter or so of their bytes.
+    async fn assert_every_segment_was_written_anew(&self) {
+        let access = self.destination.clone();
+        let version =
+            tokio::task::spawn_blocking(move || access.version()).await.unwrap().expect("a version");
+        if version.starts_with('8') {
+            return;
+        }
+        let stats = self.ask("GET", &format!("/{}/_stats/dense_vector", self.index)).await;
+        let vectors = &stats["_all"]["primaries"]["dense_vector"];
+        let bytes = |name: &str| vectors["off_heap"][name].as_u64().unwrap_or(0);
+        let count = vectors["value_count"].as_u64().expect("a count");
+        let quantised = bytes("total_veq_size_bytes") + bytes("total_veb_size_bytes");
+        assert!(count > 0 && quantised >= count * 8, "flat segments are left: {vectors}");
+    }
+
+    pub async fn sources_are_blocked(&self) -> bool {
+        let name = self.source_index().await;
+        let path = format!("/{name}/_settings/index.blocks.write?flat_settings=true");
+        let settings = self.ask_source("GET", &path).await;
+        settings[&name]["settings"]["index.blocks.write"] == json!("true")
+    }
+
+    /// Any source index of this scene.
+    async fn source_index(&self) -> String {
+        let listed = self.ask_source("GET", "/_resolve/index/*").await;
+        let ids: Vec<i64> =
+            sqlx::query_scalar("SELECT id::bigint FROM collection").fetch_all(&self.pool).await.unwrap();
+        let names = listed["indices"].as_array().expect("indices").iter();
+        names
+            .filter_map(|index| index["name"].as_str())
+            .find(|name| name.parse().is_ok_and(|id: i64| ids.contains(&id)))
+            .expect("a source")
+            .to_owned()
+    }
+
+    /// Every document of an index, `_source` as bytes, by id.
+    pub async fn sources_of(&self, index: &str) -> std::collections::BTreeMap<String, String> {
+        let path = format!("/{index}/_search?size=10000");
+        let answer = self.ask("POST", &path).await;
+        let hits = answer["hits"]["hits"].as_array().expect("hits");
+        assert!(!hits.is_empty() && hits.len() < 10_000);
+        hits.iter().map(|hit| (hit["_id"].as_str().unwrap().to_owned(), hit["_source"].to_string())).collect()
+    }
+
+    pub async fn exists(&self, index: &str) -> bool {
+        let access = self.destination.clone();
+        let path = format!("/{index}");
+        let (status, _) =
+            tokio::task::spawn_blocking(move || access.call("GET", &path, None)).await.unwrap().unwrap();
+        status == 200
+    }
+
+    pub async fn state_exists(&self) -> bool {
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'es_index_merge')")
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
+    }
+
+    pub async fn delete(&self, index: &str) {
+        self.ask("DELETE", &format!("/{index}")).await;
+    }
+
+    async fn ask(&self, method: &'static str, path: &str) -> Value {
+        ask(self.destination.clone(), method, path).await
+    }
+
+    async fn ask_source(&self, method: &'static str, path: &str) -> Value {
+        ask(self.source.clone(), method, path).await
+    }
+}
+
+impl Drop for Scene {
+    /// Shared servers are left as they were found.
+    fn drop(&mut self) {
+        let delete = |access: &elasticsearch::Access, path: &str| {
+            if let Err(error) = access.call("DELETE", path, None) {
+                eprintln!("{path} is left behind: {error}");
+            }
+        };
+        delete(&self.destination, &format!("/{}", self.index));
+        let Ok(listed) = self.source.ask("GET", "/_resolve/index/*?expand_wildcards=all", None) else {
+            return;
+        };
+        let range = self.first_id..self.first_id + 4_000;
+        for index in listed["indices"].as_array().into_iter().flatten() {
+            let name = index["name"].as_str().unwrap_or_default();
+            if name.parse().is_ok_and(|id: i64| range.contains(&id)) {
+                delete(&self.source, &format!("/{name}"));
+            }
+        }
+    }
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Run {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Run { success: output.status.success(), output: text(&output.stdout) + &text(&output.stderr) }
+    }
+}
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_es-index-merge"));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+async fn ended(child: tokio::process::Child) -> Run {
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output())
+        .await
+        .expect("it ends in time")
+        .expect("it can be waited for");
+    let run = Run::from(output);
+    eprintln!("{}", run.output);
+    run
+}
+
+/// Starts the program with the manifest on standard input.
+async fn start(subcommand: &str, manifest: &str) -> tokio::process::Child {
+    let mut child =
+        program().args([subcommand, "-f", "-"]).stdin(Stdio::piped()).spawn().expect("the program starts");
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(manifest.as_bytes()).await.expect("it reads the manifest");
+    drop(input);
+    child
+}
+
+async fn ask(access: elasticsearch::Access, method: &'static str, path: &str) -> Value {
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || access.ask(method, &path, None)).await.unwrap().expect("an answer")
+}
+
+/// The harness's way to a server as the checker's.
+fn access(server: &elasticsearch::Access) -> Access {
+    Access {
+        url: server.url.clone(),
+        login: Login::Basic { username: server.username.clone(), password: server.password.clone() },
+        ca_pem: server.ca.as_ref().map(|file| std::fs::read(file).expect("the CA")),
+    }
+}
