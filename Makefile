@@ -1,0 +1,69 @@
+# What can be done here. `make` alone lists it.
+#
+# Everything that is fetched or built goes to $(CACHE), outside the checkout, so that a second run is quick.
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/es-index-merge
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+
+CARGO ?= cargo
+CRD := crds/esindexmerges.indexmerge.dev.yaml
+TESTENV := $(CARGO_TARGET_DIR)/debug/testenv
+DEMO := $(CARGO_TARGET_DIR)/release/demo
+DENY := $(CACHE)/tools/bin/cargo-deny
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-questions demo-down test test-unit lint audit crd testenv testenv-up testenv-down
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Merge real collections on a real Kubernetes, Elasticsearch and Postgres, and look on
+	$(CARGO) build --release -p es-index-merge -p demo --bins
+	$(DEMO) up
+
+demo-questions: ## Ask the demo's merged index some questions, by text and by vector
+	$(DEMO) ask
+
+demo-down: ## End the demo and remove its data
+	$(DEMO) down
+
+# The parts come up while the tests compile. Each run has its own (two runs can go on at once), which are ended
+# whatever happens; those of a run that was killed are ended by the next one.
+test: testenv ## All tests: unit, property, real Postgres, Elasticsearch 8 and 9, Kubernetes
+	@export TESTENV_NAME="$${TESTENV_NAME:-test-$$$$}"; \
+	trap 'wait; $(TESTENV) down' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
+	$(TESTENV) up --owner $$$$ & up=$$!; \
+	$(CARGO) test --workspace --no-run && wait $$up && $(CARGO) test --workspace --no-fail-fast
+
+test-unit: ## The tests that need no server
+	$(CARGO) test --workspace --lib --bins
+
+lint: $(if $(shell command -v cargo-deny),,$(DENY)) ## Formatting, clippy, licences, generated files
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	PATH="$(dir $(DENY)):$$PATH" cargo-deny check licenses bans sources
+	@if [ -f $(CRD) ]; then \
+	  $(CARGO) run --quiet --bin es-index-merge -- crd | diff -u $(CRD) - || \
+	  { echo 'lint: $(CRD) is out of date: run make crd'; exit 1; }; \
+	fi
+
+audit: $(DENY) ## Known vulnerabilities of the dependencies (fetches the list of them)
+	PATH="$(dir $(DENY)):$$PATH" cargo-deny check advisories
+
+crd: ## Write the custom resource definition again, from the Rust types
+	$(CARGO) run --quiet --bin es-index-merge -- crd > $(CRD).new
+	mv $(CRD).new $(CRD)
+
+# Three minutes to build, once.
+$(DENY):
+	CARGO_TARGET_DIR=$(CACHE)/tools/target $(CARGO) install --locked --root $(CACHE)/tools cargo-deny@0.20.2
+	rm -rf $(CACHE)/tools/target
+
+testenv:
+	@$(CARGO) build --workspace --bin testenv
+
+testenv-up: testenv ## Bring the real parts up, and leave them up
+	$(TESTENV) up
+
+testenv-down: testenv ## End them and remove their data
+	$(TESTENV) down
