@@ -150,7 +150,7 @@ impl Cluster {
     /// Commits everything written so far to disk.
     pub async fn flush(&self, name: &IndexName) -> Result<()> {
         let call = Call::post(FLUSHING, path(name, "/_flush"));
-        check_broadcast(FLUSHING, &self.send(&call).await?, 1)
+        check_broadcast(FLUSHING, &self.send(&call).await?, 1).map(drop)
     }
 
     /// Merges segments; `false`: the time limit of the call ran out, and the merge goes on in the server.
@@ -163,7 +163,7 @@ impl Cluster {
             ForceMerge::ExpungeDeletes { limit } => (call.with("only_expunge_deletes", "true"), limit),
         };
         match self.send(&call.timeout(limit)).await {
-            Ok(answer) => check_broadcast(MERGING, &answer, 1).map(|()| true),
+            Ok(answer) => check_broadcast(MERGING, &answer, 1).map(|_| true),
             Err(error) if error.is_own_timeout() => Ok(false),
             Err(error) => Err(error),
         }

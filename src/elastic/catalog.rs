@@ -84,6 +84,15 @@ struct Described {
     defaults: Map<String, Value>,
 }
 
+/// Which copies of the shards did what was asked of them all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Copies {
+    /// Every copy.
+    All,
+    /// Not those that are not assigned.
+    Some,
+}
+
 #[derive(Deserialize)]
 struct Broadcast {
     #[serde(rename = "_shards")]
@@ -93,6 +102,7 @@ struct Broadcast {
 #[derive(Deserialize)]
 struct BroadcastShards {
     total: u64,
+    successful: u64,
     failed: u64,
     #[serde(default)]
     failures: Vec<Value>,
@@ -167,8 +177,14 @@ impl Cluster {
             let call =
                 |list: &str| Call::post(REFRESHING, format!("/{list}/_refresh")).policy(RetryPolicy::brief());
             let (answer, asked) = self.send_for_existing(&group, call).await?;
-            if let Some(answer) = answer {
-                check_broadcast(REFRESHING, &answer, asked.len())?;
+            let Some(answer) = answer else { continue };
+            if check_broadcast(REFRESHING, &answer, asked.len())? == Copies::Some {
+                // A replica without a node is fine. A primary that is not there is not, and the server does not
+                // always call it a failure.
+                let asked: Vec<IndexName> = asked.into_iter().cloned().collect();
+                for primaries in self.primary_stats(&asked).await?.into_values() {
+                    primaries?;
+                }
             }
         }
         Ok(())
@@ -222,7 +238,7 @@ pub(super) fn not_concrete(doing: &'static str, name: &IndexName) -> ElasticErro
 }
 
 /// Checks an answer that every shard of at least `indices` indices had to give.
-pub(super) fn check_broadcast(doing: &'static str, answer: &[u8], indices: usize) -> Result<()> {
+pub(super) fn check_broadcast(doing: &'static str, answer: &[u8], indices: usize) -> Result<Copies> {
     let Broadcast { shards } = parse(doing, answer)?;
     if shards.failed > 0 {
         let first = shards.failures.first().map(ToString::to_string).unwrap_or_default();
@@ -238,7 +254,7 @@ pub(super) fn check_broadcast(doing: &'static str, answer: &[u8], indices: usize
         let reason = format!("only {} shards were asked for {indices} indices", shards.total);
         return Err(ElasticError::bad_answer(doing, reason));
     }
-    Ok(())
+    Ok(if shards.successful == shards.total { Copies::All } else { Copies::Some })
 }
 
 /// Without security the server does not know this address at all.
