@@ -242,7 +242,8 @@ async fn a_missing_secret_or_a_wrong_password_is_a_condition_with_the_remedy_and
     let message = condition(&status, "Ready").2;
     assert!(message.contains("check the username and password"), "no remedy: {message}");
     assert_eq!(status.message.as_deref(), Some(message));
-    assert_eq!(story.versions_within(Duration::from_secs(4)).await, 0, "a hot loop");
+    // A busy server may answer the next attempt with another error, which is told too; a loop tells dozens.
+    assert!(story.versions_within(Duration::from_secs(4)).await < 3, "a hot loop");
 
     operator.apply(source).await;
     let merge = operator.until_phase(NAME, "Completed", PATIENCE).await;
