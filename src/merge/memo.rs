@@ -45,6 +45,10 @@ pub struct DestinationMemo {
     pub put_back: BTreeMap<String, Value>,
     /// Whether `put_back` has been applied.
     pub settled: bool,
+    /// The history of each shard: another one later means that it was set back (restored, or forced from a stale
+    /// copy), so that what was compared is no longer what is there.
+    #[serde(default)]
+    pub histories: BTreeMap<i32, String>,
 }
 
 /// The deferred graph.

@@ -84,6 +84,22 @@ impl State {
         transaction.commit().await.map_err(&during)?;
         Ok(units.from.len() as u64)
     }
+
+    /// Forgets what was compared, so that the next plan of kind `Verify` begins at 0 everywhere: for a destination
+    /// that is no longer the one which was compared. Workers lose their verify units.
+    pub async fn verify_again(&self, merge: MergeId) -> Result<()> {
+        let during = StateError::during("planning the verification anew");
+        let mut transaction = self.pool.begin().await.map_err(&during)?;
+        // Shards before units, as planning locks them.
+        for statement in [
+            include_str!("queries/verify_again_shards.sql"),
+            include_str!("queries/verify_again_quarantine.sql"),
+            include_str!("queries/verify_again_units.sql"),
+        ] {
+            sqlx::query(statement).bind(merge).execute(&mut *transaction).await.map_err(&during)?;
+        }
+        transaction.commit().await.map_err(&during)
+    }
 }
 
 /// The stored history and end of each shard; shards seen for the first time are made, with an end of 0.

@@ -163,6 +163,25 @@ async fn secrets_may_be_files_as_pods_mount_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_adopted_destination_is_durable_while_it_is_written_and_gets_its_own_settings_back() {
+    const DURABILITY: &str = "index.translog.durability";
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    scene.fill(&odd_data(&scene)).await;
+    let manifest = scene.manifest(8);
+    // The merge creates an index that fits; then it is somebody else's, who chose speed over safety.
+    scene.run_until_setting(&manifest, "index.refresh_interval", "-1").await;
+    scene.set(DURABILITY, "async").await;
+    let other = manifest.replace("{name: first}", "{name: second}");
+    scene.forget_the_merge().await;
+    scene.run_until_setting(&other, DURABILITY, "request").await;
+    let run = scene.run(&other).await;
+    assert!(run.success, "{run:?}");
+    assert_eq!(scene.setting(DURABILITY).await, "async");
+    let verdict = scene.check(8).await;
+    assert!(verdict.is_good(), "{verdict}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn plan_says_what_would_be_done_and_changes_nothing() {
     let scene = Scene::new(Flavor::V8, Flavor::V9).await;
     let model = scene.fill(&odd_data(&scene)).await;

@@ -227,6 +227,35 @@ spec:
         true
     }
 
+    /// Starts a run and kills it with SIGKILL once the destination's setting has that value; panics if it never does.
+    pub async fn run_until_setting(&self, manifest: &str, setting: &str, value: &str) {
+        let mut child = start("run", manifest).await;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.setting(setting).await != json!(value) {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before {setting} was {value}");
+            assert!(tokio::time::Instant::now() < deadline, "{setting} never was {value}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        child.kill().await.expect("it can be killed");
+    }
+
+    /// A setting of the destination as it is set explicitly; null while the index or the setting is not there.
+    pub async fn setting(&self, setting: &str) -> Value {
+        let access = self.destination.clone();
+        let path = format!("/{}/_settings?flat_settings=true", self.index);
+        let (_, answer) =
+            tokio::task::spawn_blocking(move || access.call("GET", &path, None)).await.unwrap().unwrap();
+        answer[&self.index]["settings"][setting].clone()
+    }
+
+    /// Changes a setting of the destination.
+    pub async fn set(&self, setting: &str, value: &str) {
+        let access = self.destination.clone();
+        let path = format!("/{}/_settings", self.index);
+        let body = json!({setting: value});
+        tokio::task::spawn_blocking(move || access.ask("PUT", &path, Some(&body))).await.unwrap().unwrap();
+    }
+
     /// The independent verdict.
     pub async fn check(&self, dimensions: usize) -> Verdict {
         self.check_only(dimensions, Vec::new()).await
@@ -343,6 +372,11 @@ spec:
             .fetch_one(&self.pool)
             .await
             .unwrap()
+    }
+
+    /// Drops the state schema, as if no merge had ever been.
+    pub async fn forget_the_merge(&self) {
+        sqlx::query("DROP SCHEMA es_index_merge CASCADE").execute(&self.pool).await.unwrap();
     }
 
     pub async fn delete(&self, index: &str) {

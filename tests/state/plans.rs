@@ -159,3 +159,29 @@ async fn leases_one_of_a_hundred_thousand_units_by_its_index() {
     assert!(units.windows(2).all(|pair| pair[0].estimated_documents >= pair[1].estimated_documents));
     assert_eq!(units[0].estimated_documents, split);
 }
+
+#[tokio::test]
+async fn a_verification_that_begins_anew_forgets_what_was_compared_and_leaves_the_copy_alone() {
+    let fixture = Fixture::new().await;
+    let sources = fixture.sources([1, 2]).await;
+    let targets = [target(sources[0], 100), target(sources[1], 5)];
+    fixture.plan(UnitKind::Copy, &targets, 1_000).await;
+    fixture.plan(UnitKind::Verify, &targets, 1_000).await;
+    let lease = |kind| fixture.state.lease_units(fixture.merge, kind, "w", LEASE, 10, 1_000);
+    let copied = lease(UnitKind::Copy).await.unwrap();
+    let compared = lease(UnitKind::Verify).await.unwrap();
+    let rows = [quarantined(&copied[0], 1), quarantined(&compared[0], 2)];
+    let advances = [advance(&copied[0], 10), advance(&compared[0], 10)];
+    fixture.state.checkpoint(fixture.merge, &advances, &rows, &[]).await.unwrap();
+
+    fixture.state.verify_again(fixture.merge).await.unwrap();
+    let late = fixture.state.checkpoint(fixture.merge, &[advance(&compared[1], 1)], &[], &[]).await.unwrap();
+    assert!(late.is_empty(), "a worker of before may not go on");
+    let shards = fixture.state.shards(fixture.merge).await.unwrap();
+    assert!(shards.iter().all(|shard| shard.copy_planned_to > 0 && shard.verify_planned_to == 0));
+    let left = fixture.state.quarantine_list(fixture.merge, None, 10).await.unwrap();
+    assert_eq!(left.iter().map(|row| row.chunk_id.as_str()).collect::<Vec<_>>(), ["chunk-1"]);
+    assert_eq!(fixture.plan(UnitKind::Verify, &targets, 1_000).await, 2);
+    let totals = fixture.state.totals(fixture.merge).await.unwrap();
+    assert_eq!((totals.verify.units, totals.copy.units), (2, 2));
+}

@@ -17,6 +17,9 @@ use crate::merge::valid::{Destination, ValidMerge};
 
 /// How long deletions are remembered while the merge runs: a late write of a deleted chunk is refused.
 const GC_DELETES: &str = "1h";
+/// Settings that hold as long as this merge writes, not only while it loads: deletions are remembered, and what is
+/// acknowledged is on disk.
+const HELD_TO_THE_END: [&str; 2] = ["index.gc_deletes", "index.translog.durability"];
 /// The mapping's `index_options` while loading, where the graph is deferred.
 const FLAT: &str = "flat";
 
@@ -105,6 +108,7 @@ async fn remember(engine: &Engine, wanted: &IndexSpec, created: bool) -> Result<
     let described =
         engine.destination.describe(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
     let info = described.get(name).ok_or_else(|| lost(engine))?;
+    let histories = histories(engine).await?;
     let explicit = |setting: &str| info.settings.get(setting).cloned().unwrap_or(Value::Null);
     let mut put_back = BTreeMap::new();
     for setting in load_settings().keys() {
@@ -122,22 +126,65 @@ async fn remember(engine: &Engine, wanted: &IndexSpec, created: bool) -> Result<
     let graph = if is_flat && wanted.load_options.is_some() { GraphMemo::Loading } else { GraphMemo::Direct };
     engine
         .edit_memo(|memo| {
-            memo.destination =
-                Some(DestinationMemo { uuid: info.uuid.0.clone(), created, put_back, settled: false });
+            memo.destination = Some(DestinationMemo {
+                uuid: info.uuid.0.clone(),
+                created,
+                put_back,
+                settled: false,
+                histories,
+            });
             memo.graph = graph;
         })
         .await
         .map(drop)
 }
 
-/// Settings under which an index loads fastest without any risk to acknowledged writes (the translog stays
-/// synchronous: a checkpoint may rest on an acknowledgement).
+/// The history of each shard of the destination.
+async fn histories(engine: &Engine) -> Result<BTreeMap<i32, String>, MergeError> {
+    let name = &engine.merge.destination.index;
+    let mut stats = engine
+        .destination
+        .primary_stats(std::slice::from_ref(name))
+        .await
+        .map_err(MergeError::Destination)?;
+    let shards = stats.remove(name).ok_or_else(|| lost(engine))?.map_err(MergeError::Destination)?;
+    Ok(shards.into_iter().map(|shard| (shard.shard, shard.history_uuid)).collect())
+}
+
+/// Whether the destination still holds what was written to it, as far as its shards' histories say. One that was set
+/// back to an older state under its own name (a restored snapshot, a stale copy that was forced to be the primary) has
+/// lost what came after; everything is compared again then, which writes again what is missing or old.
+pub(super) async fn still_holds_what_was_written(engine: &Engine) -> Result<bool, MergeError> {
+    let memo = parse_memo(&engine.merge_row().await?)?;
+    let Some(destination) = memo.destination else { return Err(lost(engine)) };
+    let now = histories(engine).await?;
+    if now == destination.histories {
+        return Ok(true);
+    }
+    let known = !destination.histories.is_empty();
+    if known {
+        tracing::warn!("the destination was set back to an older state: everything is compared again");
+        engine.state.verify_again(engine.id).await?;
+    }
+    engine
+        .edit_memo(|memo| {
+            if let Some(destination) = &mut memo.destination {
+                destination.histories = now;
+            }
+        })
+        .await?;
+    Ok(!known)
+}
+
+/// Settings under which an index loads fastest without any risk to acknowledged writes: the translog is synchronous,
+/// whatever an adopted index said, as a checkpoint rests on an acknowledgement.
 fn load_settings() -> BTreeMap<String, Value> {
     BTreeMap::from([
         ("index.number_of_replicas".to_owned(), json!(0)),
         ("index.refresh_interval".to_owned(), json!("-1")),
         ("index.merge.scheduler.auto_throttle".to_owned(), json!(false)),
         ("index.gc_deletes".to_owned(), json!(GC_DELETES)),
+        ("index.translog.durability".to_owned(), json!("request")),
     ])
 }
 
@@ -160,12 +207,12 @@ async fn add_writer_alias(engine: &Engine, spec: &ValidMerge) -> Result<(), Merg
     engine.destination.update_aliases(&json!([add])).await.map_err(MergeError::Destination)
 }
 
-/// Puts the load's settings back, but for the memory of deletions, which is needed until the end.
+/// Puts the load's settings back, but for those that hold as long as this merge writes.
 pub(super) async fn settle(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
     let memo = parse_memo(&engine.merge_row().await?)?;
     let Some(destination) = memo.destination else { return Err(lost(engine)) };
     let mut settings = destination.put_back;
-    settings.remove("index.gc_deletes");
+    settings.retain(|setting, _| !HELD_TO_THE_END.contains(&setting.as_str()));
     if destination.created {
         // `numberOfReplicas` may have been changed while loading: the spec's present value holds.
         settings.insert("index.number_of_replicas".to_owned(), json!(spec.destination.replicas));
@@ -196,7 +243,11 @@ pub(super) async fn put_everything_back(engine: &Engine) -> Result<(), MergeErro
         return Ok(());
     }
     let settings: BTreeMap<&String, &Value> = if destination.settled {
-        destination.put_back.iter().filter(|(setting, _)| *setting == "index.gc_deletes").collect()
+        destination
+            .put_back
+            .iter()
+            .filter(|(setting, _)| HELD_TO_THE_END.contains(&setting.as_str()))
+            .collect()
     } else {
         destination.put_back.iter().collect()
     };

@@ -31,7 +31,10 @@ const PRESENT_CLASSES: [&str; 1] = ["Different"];
 /// Makes the keys of both sides agree and stores how each collection compares.
 pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
     super::sources::resolve(engine, spec).await?;
-    if super::cutover::has_newcomers(engine).await? {
+    if super::cutover::has_newcomers(engine).await?
+        || !super::destination::still_holds_what_was_written(engine).await?
+    {
+        // More is to be copied or compared first; this is done again after it.
         return Ok(());
     }
     let destination = &engine.merge.destination.index;

@@ -66,6 +66,8 @@ pub(super) async fn plan_copy(engine: &Engine, drained: Drained, now: Timestamp)
 
 /// Stores verify units for everything that was copied and not yet compared.
 pub(super) async fn plan_verify(engine: &Engine) -> Result<(), MergeError> {
+    // If it does not, the plan below begins at 0 everywhere.
+    let _compared_stands = super::destination::still_holds_what_was_written(engine).await?;
     let name = &engine.merge.destination.index;
     engine.destination.refresh(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
     let stored = engine.state.sources(engine.id).await?;
