@@ -2,7 +2,8 @@
 //!
 //! Any number of engines may exist for the same merge, in any number of processes: units are leased,
 //! every write carries an external version, and phases change by compare-and-set. Two engines only
-//! do the same work twice; they cannot lose or double anything.
+//! do the same work twice; they cannot lose or double anything. One of them at a time decides (a lease for the
+//! length of a step), so that none undoes what another did to settings and blocks; the others' workers help.
 
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -13,8 +14,8 @@ use tokio::sync::{Mutex, Notify};
 use super::act;
 use super::error::MergeError;
 use super::memo::Memo;
-use super::observe::{Rows, parse_memo};
-use super::plan::{Action, Next, plan};
+use super::observe::Rows;
+use super::plan::{Action, Next, help, plan};
 use super::preflight::{self, Parts};
 use super::progress::Pace;
 use super::report::{self, Report};
@@ -28,6 +29,11 @@ use crate::state::{Claim, MergeId, MergeRow, NewMerge, State};
 
 /// How long `stop` waits for workers to reach a checkpoint.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the lease of a step lasts without a sign of life: whoever is stopped for longer must not go on acting.
+const STEP_LEASE: Duration = Duration::from_secs(5);
+/// How often it is renewed within a long action.
+const STEP_RENEWAL: Duration = Duration::from_secs(1);
 
 /// A merge that is connected and claimed. Cheap to step, stoppable at any moment.
 pub struct Engine {
@@ -43,6 +49,8 @@ pub struct Engine {
     progressed: Arc<Notify>,
     /// One step at a time.
     stepping: Mutex<()>,
+    /// The name of this process in leases.
+    process: String,
 }
 
 impl Engine {
@@ -70,7 +78,7 @@ impl Engine {
         let progressed = Arc::new(Notify::new());
         let pool = WorkerPool::new(super::worker::Context {
             id: row.id,
-            worker,
+            worker: worker.clone(),
             source: source.clone(),
             destination: destination.clone(),
             collections: collections.clone(),
@@ -97,6 +105,7 @@ impl Engine {
             pace: std::sync::Mutex::new(Pace::default()),
             progressed,
             stepping: Mutex::new(()),
+            process: worker,
         })
     }
 
@@ -108,18 +117,62 @@ impl Engine {
     }
 
     /// One short step: observe, plan, act, report. Bounded in time; the data is moved by workers beside it.
+    ///
+    /// While another process decides for this merge, the step only lets this one's workers help.
     pub async fn step(&self, now: Timestamp) -> Result<Report, MergeError> {
         let _one_at_a_time = self.stepping.lock().await;
+        if !self.state.take_step(self.id, &self.process, STEP_LEASE).await? {
+            return self.help(now).await;
+        }
+        let result = tokio::select! {
+            result = self.decide(now) => result,
+            () = self.lose_step() => self.help(now).await,
+        };
+        if let Err(error) = self.state.end_step(self.id, &self.process).await {
+            tracing::debug!(%error, "the lease of a step was not given back; it runs out by itself");
+        }
+        result
+    }
+
+    /// A step with the lease for it, which is looked at before each action: this process may have been stopped.
+    async fn decide(&self, now: Timestamp) -> Result<Report, MergeError> {
         let spec = self.spec();
         let (seen, rows) = self.observe().await?;
         let decided = plan(&spec, &seen, now);
         for action in &decided.actions {
+            if !self.state.keep_step(self.id, &self.process, STEP_LEASE).await? {
+                return self.help(now).await;
+            }
             act::act(self, &spec, action, seen.phase, now).await?;
         }
         let changed = decided.actions.iter().any(Action::changes_what_is_seen);
         let (after, rows) = if changed { self.observe().await? } else { (seen.clone(), rows) };
         let next = if after.phase == seen.phase { decided.next } else { Next::Now };
         Ok(self.report(&spec, &after, &rows, next, decided.waiting, now))
+    }
+
+    /// Renews the lease of the step; resolves when somebody else has it.
+    async fn lose_step(&self) {
+        loop {
+            tokio::time::sleep(STEP_RENEWAL).await;
+            match self.state.keep_step(self.id, &self.process, STEP_LEASE).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                // While Postgres does not answer, nobody else can take it either.
+                Err(error) => tracing::debug!(%error, "the lease of a step could not be renewed"),
+            }
+        }
+    }
+
+    /// A step while another process decides.
+    async fn help(&self, now: Timestamp) -> Result<Report, MergeError> {
+        let spec = self.spec();
+        let (seen, rows) = self.observe().await?;
+        let decided = help(&spec, &seen);
+        for action in &decided.actions {
+            act::act(self, &spec, action, seen.phase, now).await?;
+        }
+        Ok(self.report(&spec, &seen, &rows, decided.next, decided.waiting, now))
     }
 
     /// Resolves when workers have made a step worthwhile: no open unit is left, or one failed.
@@ -152,14 +205,15 @@ impl Engine {
             .ok_or_else(|| MergeError::Internal("the merge's row is gone from the state database".to_owned()))
     }
 
-    /// Reads the memo, lets `change` edit it, stores it. Steps are serialised, so there is one writer.
-    pub(super) async fn edit_memo(&self, change: impl FnOnce(&mut Memo)) -> Result<Memo, MergeError> {
-        let mut memo = parse_memo(&self.merge_row().await?)?;
-        change(&mut memo);
-        let value = serde_json::to_value(&memo)
-            .map_err(|error| MergeError::Internal(format!("the memo cannot be written: {error}")))?;
-        self.state.save_memo(self.id, &value).await?;
-        Ok(memo)
+    /// Lets `change` edit the stored memo, in one transaction; returns what is stored.
+    pub(super) async fn edit_memo(&self, change: impl FnOnce(&mut Memo) + Send) -> Result<Memo, MergeError> {
+        let edit = |value: serde_json::Value| {
+            let mut memo = Memo::parse(value)?;
+            change(&mut memo);
+            serde_json::to_value(&memo)
+                .map_err(|error| MergeError::Internal(format!("the memo cannot be written: {error}")))
+        };
+        Memo::parse(self.state.edit_memo(self.id, edit).await??)
     }
 
     fn report(

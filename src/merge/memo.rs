@@ -9,6 +9,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::error::MergeError;
+
 /// Durable facts of one merge.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -32,6 +34,17 @@ pub struct Memo {
     pub verdict: Option<VerdictMemo>,
     /// How long writers were refused in the cutover that succeeded, in seconds.
     pub writes_refused_seconds: Option<f64>,
+}
+
+impl Memo {
+    /// The memo as it is stored; an empty one for a new merge.
+    pub(super) fn parse(stored: Value) -> Result<Memo, MergeError> {
+        if stored.is_null() {
+            return Ok(Memo::default());
+        }
+        serde_json::from_value(stored)
+            .map_err(|error| MergeError::Internal(format!("the stored memo cannot be read: {error}")))
+    }
 }
 
 /// The destination index, and what was changed on it for the load.

@@ -140,11 +140,7 @@ impl Engine {
 
 /// The memo in a merge's row; an empty one for a new merge.
 pub(super) fn parse_memo(row: &MergeRow) -> Result<Memo, MergeError> {
-    if row.memo.is_null() {
-        return Ok(Memo::default());
-    }
-    serde_json::from_value(row.memo.clone())
-        .map_err(|error| MergeError::Internal(format!("the stored memo cannot be read: {error}")))
+    Memo::parse(row.memo.clone())
 }
 
 fn is_verify_behind(shard: &ShardRow) -> bool {

@@ -102,6 +102,8 @@ pub struct Waiting {
 const WORKING: Duration = Duration::from_secs(5);
 /// How often a server that works by itself (merging, allocating) is asked.
 const SERVER_BUSY: Duration = Duration::from_secs(1);
+/// How often a process that only helps looks whether it is to decide.
+const HELPING: Duration = Duration::from_secs(1);
 /// How often drained shards are looked for: writers are refused meanwhile.
 const DRAINING: Duration = Duration::from_millis(100);
 
@@ -127,6 +129,25 @@ pub fn plan(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
         Phase::Completed => completed(spec, seen),
         Phase::Failed => failed(spec, seen),
     }
+}
+
+/// What a process does while another one decides for the merge: its workers help, and it looks again soon.
+#[must_use]
+pub fn help(spec: &ValidMerge, seen: &Observation) -> Plan {
+    let is_moving = matches!(
+        seen.phase,
+        Phase::Copying | Phase::Indexing | Phase::Verifying | Phase::Synced | Phase::CuttingOver
+    );
+    let action = if spec.suspend || !is_moving {
+        Action::RestWorkers
+    } else if seen.copy.open > 0 {
+        Action::RunWorkers(UnitKind::Copy)
+    } else if seen.verify.open > 0 {
+        Action::RunWorkers(UnitKind::Verify)
+    } else {
+        return poll(HELPING);
+    };
+    Plan { actions: vec![action], ..poll(HELPING) }
 }
 
 /// Nothing is held while suspended: an attempt to cut over is given up, so that writers are served again.
@@ -187,6 +208,10 @@ fn verifying(seen: &Observation) -> Plan {
 
 /// Passes repeat, each copied and compared, until the lag is small and nobody holds the cutover.
 fn synced(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
+    if seen.blocked_sources > 0 {
+        // Left by a process that was stopped in the middle of an attempt and went on after it was given up.
+        return go(vec![Action::UnblockSources]);
+    }
     if let Some(unfinished) = finish_pass(spec, seen) {
         return unfinished;
     }
@@ -273,6 +298,9 @@ fn completed(spec: &ValidMerge, seen: &Observation) -> Plan {
 
 /// A negative verdict stands until what it was based on changes.
 fn failed(spec: &ValidMerge, seen: &Observation) -> Plan {
+    if seen.blocked_sources > 0 {
+        return go(vec![Action::UnblockSources]);
+    }
     let basis = spec.verdict_basis();
     if seen.verdict.as_ref().is_some_and(|verdict| verdict.basis != basis) {
         return go(vec![

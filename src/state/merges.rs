@@ -167,15 +167,36 @@ impl State {
             .map_err(StateError::during("entering a phase"))
     }
 
-    /// Replaces the memo.
-    pub async fn save_memo(&self, merge: MergeId, memo: &Value) -> Result<()> {
-        sqlx::query("UPDATE merge SET memo = $2 WHERE id = $1 AND memo IS DISTINCT FROM $2")
+    /// Changes the memo: reads it, lets `change` make another of it, and stores that, as one transaction on the locked
+    /// row, so that of two processes which do so at once none undoes what the other did. Returns what is stored.
+    ///
+    /// An error of `change` stores nothing and is returned as the inner one.
+    pub async fn edit_memo<E>(
+        &self,
+        merge: MergeId,
+        change: impl FnOnce(Value) -> std::result::Result<Value, E> + Send,
+    ) -> Result<std::result::Result<Value, E>> {
+        let during = StateError::during("saving the memo");
+        let mut transaction = self.pool.begin().await.map_err(&during)?;
+        let before: Value = sqlx::query_scalar("SELECT memo FROM merge WHERE id = $1 FOR UPDATE")
             .bind(merge)
-            .bind(memo)
-            .execute(&self.pool)
+            .fetch_one(&mut *transaction)
             .await
-            .map(|_| ())
-            .map_err(StateError::during("saving the memo"))
+            .map_err(&during)?;
+        let after = match change(before.clone()) {
+            Ok(after) => after,
+            Err(error) => return Ok(Err(error)),
+        };
+        if after != before {
+            sqlx::query("UPDATE merge SET memo = $2 WHERE id = $1")
+                .bind(merge)
+                .bind(&after)
+                .execute(&mut *transaction)
+                .await
+                .map_err(&during)?;
+            transaction.commit().await.map_err(&during)?;
+        }
+        Ok(Ok(after))
     }
 
     /// Sets the number of the pass.

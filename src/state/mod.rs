@@ -24,6 +24,7 @@ mod plan;
 mod quarantine;
 mod schema;
 mod sources;
+mod steps;
 mod totals;
 mod verdicts;
 

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use es_index_merge::state::{Claim, NewMerge};
 use serde_json::json;
 
-use crate::fixture::{Fixture, new_merge};
+use crate::fixture::{Fixture, LEASE, new_merge};
 
 #[tokio::test]
 async fn the_same_owner_gets_the_same_merge_each_time() {
@@ -75,11 +75,53 @@ async fn a_phase_is_entered_only_from_the_phase_it_was_decided_in() {
 async fn remembers_the_memo_the_pass_and_the_retry_token() {
     let Fixture { database: _database, state, merge } = Fixture::new().await;
     let memo = json!({"destination": {"uuid": "abc"}, "big": 9_007_199_254_740_993_i64});
-    state.save_memo(merge, &memo).await.unwrap();
+    let stored = state.edit_memo(merge, |_| Ok::<_, ()>(memo.clone())).await.unwrap();
+    assert_eq!(stored, Ok(memo.clone()));
+    assert_eq!(state.edit_memo(merge, |_| Err("cannot be read")).await.unwrap(), Err("cannot be read"));
     state.set_pass(merge, 3).await.unwrap();
     state.set_retry_token(merge, "again").await.unwrap();
     let row = state.merge(merge).await.unwrap().unwrap();
     assert_eq!((row.memo, row.pass, row.retry_token.as_str()), (memo, 3, "again"));
+}
+
+#[tokio::test]
+async fn no_edit_of_the_memo_undoes_another_one_however_many_are_made_at_once() {
+    let Fixture { database: _database, state, merge } = Fixture::new().await;
+    let edits: Vec<_> = (0..20)
+        .map(|n| {
+            let state = state.clone();
+            tokio::spawn(async move {
+                let edit = |mut memo: serde_json::Value| {
+                    memo[n.to_string()] = json!(n);
+                    Ok::<_, ()>(memo)
+                };
+                state.edit_memo(merge, edit).await.unwrap().unwrap();
+            })
+        })
+        .collect();
+    for edit in edits {
+        edit.await.unwrap();
+    }
+    let memo = state.merge(merge).await.unwrap().unwrap().memo;
+    assert_eq!(memo.as_object().unwrap().len(), 20);
+}
+
+#[tokio::test]
+async fn one_process_at_a_time_decides_and_whoever_sleeps_too_long_is_told_so() {
+    let fixture = Fixture::new().await;
+    let (state, merge) = (&fixture.state, fixture.merge);
+    assert!(state.take_step(merge, "a", LEASE).await.unwrap());
+    assert!(state.take_step(merge, "a", LEASE).await.unwrap(), "its own lease is renewed");
+    assert!(!state.take_step(merge, "b", LEASE).await.unwrap());
+    fixture.sql("UPDATE merge SET stepper_until = '-infinity'").await;
+    assert!(state.keep_step(merge, "a", LEASE).await.unwrap(), "nobody took it meanwhile");
+    fixture.sql("UPDATE merge SET stepper_until = '-infinity'").await;
+    assert!(state.take_step(merge, "b", LEASE).await.unwrap());
+    assert!(!state.keep_step(merge, "a", LEASE).await.unwrap());
+    state.end_step(merge, "a").await.unwrap();
+    assert!(!state.take_step(merge, "a", LEASE).await.unwrap(), "it was not a's to give back");
+    state.end_step(merge, "b").await.unwrap();
+    assert!(state.take_step(merge, "a", LEASE).await.unwrap());
 }
 
 #[tokio::test]

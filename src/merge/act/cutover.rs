@@ -15,6 +15,7 @@ use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::memo::CutoverMemo;
 use crate::merge::observe::{active, parse_memo};
+use crate::merge::phase::Phase;
 use crate::merge::valid::{SourceWrites, ValidMerge};
 use crate::state::{SourceId, SourceRow};
 
@@ -41,11 +42,12 @@ pub(super) async fn begin(engine: &Engine, now: Timestamp) -> Result<(), MergeEr
 /// Sets the write block on every source that has none. The block waits for writes in flight, so what was
 /// acknowledged to an application is in the log when this returns.
 pub(super) async fn block(engine: &Engine, now: Timestamp) -> Result<(), MergeError> {
-    engine
+    let memo = engine
         .edit_memo(|memo| {
             memo.cutover.blocked_at.get_or_insert(now);
         })
         .await?;
+    let attempt = memo.cutover.started_at;
     let stored = engine.state.sources(engine.id).await?;
     let (names, owners) = unblocked(&stored)?;
     // A block that somebody else set is not ours to lift: only those that are open now become ours.
@@ -60,6 +62,12 @@ pub(super) async fn block(engine: &Engine, now: Timestamp) -> Result<(), MergeEr
     }
     engine.state.set_blocked(&ours, true).await?;
     let blocked: BTreeSet<IndexName> = engine.source.block_writes(&open).await.map_err(MergeError::Source)?;
+    if !is_under_way(engine, attempt).await? {
+        // This process was stopped for so long that the attempt was ended without it.
+        engine.source.unblock_writes(&open).await.map_err(MergeError::Source)?;
+        engine.state.set_blocked(&ours, false).await?;
+        return Ok(());
+    }
     let missed: Vec<&IndexName> = open.iter().filter(|name| !blocked.contains(name)).collect();
     if !missed.is_empty() {
         // Deleted meanwhile, or not acknowledged: the next step resolves the sources and asks again.
@@ -67,6 +75,12 @@ pub(super) async fn block(engine: &Engine, now: Timestamp) -> Result<(), MergeEr
         return Ok(());
     }
     engine.edit_memo(|memo| memo.cutover.blocked = true).await.map(drop)
+}
+
+/// Whether the attempt that began then is still the present one.
+async fn is_under_way(engine: &Engine, attempt: Option<Timestamp>) -> Result<bool, MergeError> {
+    let row = engine.merge_row().await?;
+    Ok(row.phase == Phase::CuttingOver.as_str() && parse_memo(&row)?.cutover.started_at == attempt)
 }
 
 /// The last pass. It is planned only on drained shards, so that nothing can come after it.

@@ -2,7 +2,7 @@
 //!
 //! A segment keeps its format until it is rewritten, and a force merge leaves alone what it need not touch,
 //! so the switch notes the largest segment generation of each shard: every searchable segment at or below
-//! that mark is still flat, and is rewritten until there is none.
+//! that mark may still be flat, and is rewritten until there is none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,14 +23,14 @@ const ONE_SEGMENT: u64 = 3 << 30;
 /// Rounds after which flat segments are called a failure rather than work in progress.
 const MAX_ROUNDS: u32 = 200;
 
-/// Marks what is flat, then puts the wanted options into the mapping. Segments that are written between the
-/// two are flat but above the mark; nobody writes then, as the workers rest.
+/// Puts the wanted options into the mapping, then marks everything that was written up to now. What was written in
+/// between has the wanted form already and is rewritten all the same, whoever wrote it; nothing flat is above a mark.
 pub(super) async fn switch(engine: &Engine) -> Result<(), MergeError> {
     let name = &engine.merge.destination.index;
     let wanted = destination::index_spec(&engine.merge.destination, engine.destination.version());
+    put_index_options(engine, &wanted.index_options).await?;
     engine.destination.flush(name).await.map_err(MergeError::Destination)?;
     let marks = marks(&segments(engine).await?);
-    put_index_options(engine, &wanted.index_options).await?;
     tracing::info!(?marks, options = %wanted.index_options, "the wanted index options are in the mapping");
     engine.edit_memo(|memo| memo.graph = GraphMemo::Switched { marks, rounds: 0 }).await.map(drop)
 }
