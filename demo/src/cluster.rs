@@ -38,6 +38,8 @@ pub struct Access {
     pub login: Login,
     /// The certificate authority to trust beside the usual ones, in PEM.
     pub ca_pem: Option<Vec<u8>>,
+    /// Our certificate and its key in PEM, if the server asks for one.
+    pub identity_pem: Option<Vec<u8>>,
 }
 
 /// A connection to one cluster; cheap to clone.
@@ -81,6 +83,11 @@ impl Cluster {
             {
                 builder = builder.add_root_certificate(certificate);
             }
+        }
+        if let Some(pem) = &access.identity_pem {
+            let identity =
+                reqwest::Identity::from_pem(pem).context("certificate and key are not in PEM form")?;
+            builder = builder.identity(identity);
         }
         let base = Url::parse(&access.url).with_context(|| format!("`{}` is not a URL", access.url))?;
         let mut cluster = Self { http: builder.build()?, base, login: access.login, version: (0, 0) };

@@ -28,8 +28,9 @@ pub struct DestinationSpec {
     )]
     pub url: String,
 
-    /// The Secret that holds either `username` and `password`, or `api_key`. Left out: no credentials are sent. The
-    /// Secret is read again when it changes.
+    /// The Secret that holds either `username` and `password`, or `api_key`; beside them or alone also a client
+    /// certificate, `tls.crt` and `tls.key`. Left out: no credentials are sent. The Secret is read again when it
+    /// changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
 

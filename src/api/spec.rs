@@ -160,7 +160,8 @@ pub struct CollectionsSpec {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub include: Vec<i64>,
 
-    /// Ids of collections not to merge. At most 1000.
+    /// Ids of collections not to merge. The chunks of one that is named later are taken out of the destination again. At
+    /// most 1000.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000), inner(range(min = 0, max = 2_147_483_647)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -174,6 +175,11 @@ pub struct PostgresRef {
     /// The Secret and its key that hold the URL: `postgresql://user:password@host:port/database`. The form with a
     /// driver, `postgresql+asyncpg://`, is understood too.
     pub url_secret_ref: SecretKeyRef,
+
+    /// The Secret and its key that hold the certificate authority of the server, in PEM form. Its certificate is then
+    /// verified, with the host name unless the URL says `sslmode=require` or `verify-ca`. Left out: as the URL says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
 }
 
 /// One key of a Secret in the namespace of this resource.
@@ -215,8 +221,9 @@ pub struct ClusterSpec {
     )]
     pub url: String,
 
-    /// The Secret that holds either `username` and `password`, or `api_key`. Left out: no credentials are sent. The
-    /// Secret is read again when it changes.
+    /// The Secret that holds either `username` and `password`, or `api_key`; beside them or alone also a client
+    /// certificate, `tls.crt` and `tls.key`. Left out: no credentials are sent. The Secret is read again when it
+    /// changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
 

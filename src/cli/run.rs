@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::manifest::Job;
 use super::process_name;
-use crate::merge::{Engine, MergeError, Next, Phase, Report, secrets};
+use crate::merge::{Engine, MergeError, Next, Phase, Report, UNITS_FAILING, secrets};
 
 /// The longest pause between two steps.
 const LONGEST: Duration = Duration::from_secs(5);
@@ -21,19 +21,21 @@ const RETRY_MAX: Duration = Duration::from_mins(1);
 /// How often a plain line is printed while nothing but the numbers change.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
+/// How often the secrets are compared with those in use; at once after a failure.
+const SECRETS_EVERY: Duration = Duration::from_secs(30);
+
 /// Runs to the verdict, or to the signal.
 pub(super) async fn run(job: Job, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
-    let secrets = secrets::resolve(&job.resource.spec, &job.secrets).await?;
-    let engine = Engine::open(job.merge, secrets, process_name()).await?;
+    let mut session = Box::pin(Session::begin(job)).await?;
     let mut display = Display::new();
     let mut failures = 0_u32;
     loop {
-        let wait = match engine.step(Timestamp::now()).await {
+        let wait = match session.step().await {
             Ok(report) => {
                 failures = 0;
                 display.show(&report);
                 if let Some(code) = ending(&report) {
-                    engine.stop().await;
+                    session.engine.stop().await;
                     display.end(&report);
                     return Ok(code);
                 }
@@ -43,9 +45,12 @@ pub(super) async fn run(job: Job, shutdown: CancellationToken) -> anyhow::Result
                     Next::Settled => LONGEST,
                 }
             }
-            Err(error) => {
+            Err(Stopped::ForGood(error)) => {
+                session.engine.stop().await;
+                return Err(error.into());
+            }
+            Err(Stopped::ForNow(error)) => {
                 failures += 1;
-                give_up_on(&error)?;
                 let pause = RETRY_FIRST.saturating_mul(1 << failures.min(6)).min(RETRY_MAX);
                 display.say(&format!("{error}; tried again in {} s", pause.as_secs()));
                 pause
@@ -53,23 +58,81 @@ pub(super) async fn run(job: Job, shutdown: CancellationToken) -> anyhow::Result
         };
         tokio::select! {
             () = shutdown.cancelled() => {
-                engine.stop().await;
+                session.engine.stop().await;
                 display.say("stopped at a checkpoint; run the same command again to go on");
                 return Ok(ExitCode::from(130));
             }
             () = tokio::time::sleep(wait) => {}
-            () = engine.progressed(), if failures == 0 => {}
+            () = session.engine.progressed(), if failures == 0 => {}
         }
     }
 }
 
-/// What a person must mend is not retried on a command line.
-fn give_up_on(error: &MergeError) -> anyhow::Result<()> {
-    match error {
-        MergeError::Problems { .. } | MergeError::DestinationLost(_) | MergeError::Internal(_) => {
-            anyhow::bail!("{error}")
+/// The merge, connected with the secrets as they are now.
+struct Session {
+    job: Job,
+    worker: String,
+    engine: Engine,
+    /// The fingerprint of the secrets in use.
+    secrets: u64,
+    /// When they were last compared with those in use; `None`: to be done before the next step.
+    looked: Option<Instant>,
+}
+
+/// Why there was no step.
+enum Stopped {
+    /// What a person must mend is not retried on a command line.
+    ForGood(MergeError),
+    /// It is tried again.
+    ForNow(MergeError),
+}
+
+impl Session {
+    async fn begin(job: Job) -> Result<Session, MergeError> {
+        let worker = process_name();
+        let found = secrets::resolve(&job.resource.spec, &job.secrets).await?;
+        let secrets = found.fingerprint();
+        let engine = Engine::open(job.merge.clone(), found, worker.clone()).await?;
+        Ok(Session { job, worker, engine, secrets, looked: Some(Instant::now()) })
+    }
+
+    /// One step, with an engine that has the present secrets.
+    async fn step(&mut self) -> Result<Report, Stopped> {
+        if self.looked.is_none_or(|looked| looked.elapsed() >= SECRETS_EVERY) {
+            // A secret that is being replaced may be half there, and its server may not know it yet.
+            self.take_new_secrets().await.map_err(Stopped::ForNow)?;
         }
-        _ => Ok(()),
+        match self.engine.step(Timestamp::now()).await {
+            Ok(report) => {
+                if report.waiting.as_ref().is_some_and(|waiting| waiting.reason == UNITS_FAILING) {
+                    self.looked = None;
+                }
+                Ok(report)
+            }
+            Err(error) => {
+                self.looked = None;
+                Err(match error {
+                    MergeError::Problems { .. }
+                    | MergeError::DestinationLost(_)
+                    | MergeError::Internal(_) => Stopped::ForGood(error),
+                    _ => Stopped::ForNow(error),
+                })
+            }
+        }
+    }
+
+    /// Connects anew if a secret has changed. Until that works, no step is made.
+    async fn take_new_secrets(&mut self) -> Result<(), MergeError> {
+        let found = secrets::resolve(&self.job.resource.spec, &self.job.secrets).await?;
+        let fingerprint = found.fingerprint();
+        if fingerprint != self.secrets {
+            self.engine.stop().await;
+            self.looked = None;
+            self.engine = Engine::open(self.job.merge.clone(), found, self.worker.clone()).await?;
+            self.secrets = fingerprint;
+        }
+        self.looked = Some(Instant::now());
+        Ok(())
     }
 }
 
@@ -88,7 +151,7 @@ struct Display {
     terminal: bool,
     phase: Option<Phase>,
     bar: Option<ProgressBar>,
-    last_line: Option<std::time::Instant>,
+    last_line: Option<Instant>,
     last_wait: Option<String>,
 }
 
@@ -116,7 +179,7 @@ impl Display {
         }
         let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY);
         if due && matches!(report.phase, Phase::Copying | Phase::Indexing | Phase::Verifying) {
-            self.last_line = Some(std::time::Instant::now());
+            self.last_line = Some(Instant::now());
             self.say(&format!("{:<12} {:>5.1} % {}", report.phase, report.progress.percent, numbers(report)));
         }
     }

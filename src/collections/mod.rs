@@ -15,10 +15,9 @@ mod rows;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
 use sqlx::PgPool;
 
-pub use crate::postgres::Category;
+pub use crate::postgres::{Category, Login};
 pub use columns::DocumentColumns;
 pub use error::CollectionsError;
 pub use rows::{CollectionRow, DocumentRow};
@@ -43,8 +42,8 @@ impl Collections {
     ///
     /// The URL is `postgresql://`, `postgres://` or with a driver (`postgresql+asyncpg://`); TLS as its
     /// `sslmode` (or asyncpg's `ssl`) says, `prefer` if it says nothing.
-    pub async fn connect(url: &SecretString) -> Result<Self> {
-        let options = postgres::options(url)?;
+    pub async fn connect(login: impl Into<Login>) -> Result<Self> {
+        let options = postgres::options(&login.into())?;
         postgres::check(&options).await?;
         let pool = postgres::open(
             options,

@@ -8,16 +8,18 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use elasticsearch::auth::{ClientCertificate, Credentials};
 use elasticsearch::cert::{Certificate, CertificateValidation};
 use elasticsearch::http::Method;
 use elasticsearch::http::headers::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT,
 };
 use elasticsearch::http::transport::{SingleNodeConnectionPool, Transport, TransportBuilder};
+use secrecy::ExposeSecret as _;
 use url::Url;
 
 use super::config::{CONFIGURING, ClusterConfig, authorization, check_urls};
-use super::error::{ElasticError, ErrorCategory, OWN_TIMEOUT, Result, shortened};
+use super::error::{CLIENT_REFUSED, ElasticError, ErrorCategory, OWN_TIMEOUT, Result, shortened};
 use super::nodes::Nodes;
 use super::retry::RetryPolicy;
 
@@ -259,8 +261,9 @@ impl Failure {
     fn lost(doing: &'static str, error: elasticsearch::Error, timeout: Duration) -> Self {
         let cause = Cause::of(&error);
         let is_timeout = error.is_timeout();
+        let is_alert = matches!(cause, Cause::Alert(_));
         let (category, reason) = match cause {
-            Cause::Tls(text) => (ErrorCategory::Tls, text),
+            Cause::Tls(text) | Cause::Alert(text) => (ErrorCategory::Tls, text),
             _ if is_timeout => {
                 (ErrorCategory::Unavailable, format!("no complete answer within {} s", timeout.as_secs_f32()))
             }
@@ -273,7 +276,11 @@ impl Failure {
             retry_after: None,
             error: {
                 let lost = ElasticError::new(category, doing, reason).with_source(error);
-                if is_timeout { lost.with_kind(OWN_TIMEOUT) } else { lost }
+                match (is_timeout, is_alert) {
+                    (true, _) => lost.with_kind(OWN_TIMEOUT),
+                    (false, true) => lost.with_kind(CLIENT_REFUSED),
+                    (false, false) => lost,
+                }
             },
         }
     }
@@ -286,6 +293,8 @@ impl Failure {
 /// What a lost request failed of.
 enum Cause {
     Tls(String),
+    /// The server ended the handshake.
+    Alert(String),
     NotConnected,
     Other,
 }
@@ -293,8 +302,10 @@ enum Cause {
 impl Cause {
     fn of(error: &elasticsearch::Error) -> Self {
         for cause in chain(error) {
-            if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
-                return Self::Tls(tls.to_string());
+            match cause.downcast_ref::<rustls::Error>() {
+                Some(alert @ rustls::Error::AlertReceived(_)) => return Self::Alert(alert.to_string()),
+                Some(tls) => return Self::Tls(tls.to_string()),
+                None => {}
             }
         }
         if cause_is_before_sending(error) { Self::NotConnected } else { Self::Other }
@@ -359,9 +370,18 @@ fn link(url: &Url, config: &ClusterConfig) -> Result<Link> {
     } else if let Some(pem) = &config.ca_pem {
         builder = builder.cert_validation(CertificateValidation::Full(authorities(pem)?));
     }
+    if let Some(pem) = &config.identity_pem {
+        // Only the certificate: who we are is said by the header above, if it is said.
+        let identity = ClientCertificate::Pem(pem.expose_secret().as_bytes().to_vec());
+        builder = builder.auth(Credentials::Certificate(identity));
+    }
     let transport = builder.build().map_err(|e| {
-        ElasticError::new(ErrorCategory::Tls, CONFIGURING, "the CA certificates cannot be used")
-            .with_source(e)
+        let what = if config.identity_pem.is_some() {
+            "the CA certificates, or the certificate and the key in tls.crt and tls.key, cannot be used"
+        } else {
+            "the CA certificates cannot be used"
+        };
+        ElasticError::new(ErrorCategory::Tls, CONFIGURING, what).with_source(e)
     })?;
     Ok(Link { url: url.clone(), transport })
 }

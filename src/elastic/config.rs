@@ -36,6 +36,8 @@ pub struct ClusterConfig {
     pub credentials: Credentials,
     /// Certificates of authorities to trust in addition to the well-known public ones (the compiled-in list of Mozilla), in PEM.
     pub ca_pem: Option<Vec<u8>>,
+    /// Our certificate and its key, both in PEM, for a cluster that asks its clients for one.
+    pub identity_pem: Option<SecretString>,
     /// Whether the server's certificate is not verified at all. Only for tests.
     pub insecure_skip_verify: bool,
     /// Time limit of one attempt of a request, from its connection to the end of its answer.
@@ -53,6 +55,7 @@ impl ClusterConfig {
             urls,
             credentials: Credentials::Anonymous,
             ca_pem: None,
+            identity_pem: None,
             insecure_skip_verify: false,
             request_timeout: Self::REQUEST_TIMEOUT,
         }

@@ -78,6 +78,9 @@ pub(super) const CLUSTER_BLOCK: &str = "cluster_block_exception";
 /// Our own `type` of "no complete answer within the time limit".
 pub(super) const OWN_TIMEOUT: &str = "request_timeout";
 
+/// Our own `type` of "the server ended the handshake, which it does for want of a client certificate that it knows".
+pub(super) const CLIENT_REFUSED: &str = "client_refused";
+
 impl ElasticError {
     pub(super) fn new(category: ErrorCategory, doing: &'static str, reason: impl Into<String>) -> Self {
         Self {
@@ -189,6 +192,9 @@ impl ElasticError {
             (ErrorCategory::Unreachable, _) => {
                 "check the URL (scheme, host and port), the network policy, and that the cluster runs"
             }
+            (ErrorCategory::Tls, Some(CLIENT_REFUSED)) => {
+                "put a client certificate that the server knows into tls.crt and tls.key of the credentials Secret"
+            }
             (ErrorCategory::Tls, _) => {
                 "give the CA that signed the server's certificate in caSecretRef, and use a host name the certificate covers"
             }
@@ -257,6 +263,8 @@ struct Described {
     kind: Option<String>,
     reason: Option<String>,
     index: Option<String>,
+    /// Why the credentials were not taken, where the server tells.
+    additional_unsuccessful_credentials: Option<String>,
     #[serde(default)]
     root_cause: Vec<Cause>,
     caused_by: Option<Cause>,
@@ -282,7 +290,10 @@ impl ServerError {
         }
     }
 
-    fn reduce(described: Described) -> Self {
+    fn reduce(mut described: Described) -> Self {
+        if let Some(why) = described.additional_unsuccessful_credentials.take() {
+            described.reason = Some(format!("{why}; {}", described.reason.unwrap_or_default()));
+        }
         let cause = described.root_cause.into_iter().next().or(described.caused_by);
         let is_wrapper = described.kind.as_deref() == Some(WRAPPER);
         match cause {
@@ -336,6 +347,19 @@ mod tests {
         assert_eq!(error.kind(), Some("no_shard_available_action_exception"));
         assert_eq!(error.index(), Some("a"));
         assert_eq!(error.to_string(), "read: HTTP 503, no_shard_available_action_exception: none");
+    }
+
+    #[test]
+    fn why_the_credentials_were_not_taken_is_shown() {
+        let body =
+            br#"{"error":{"root_cause":[{"type":"security_exception","reason":"unable to authenticate"}],
+            "type":"security_exception","reason":"unable to authenticate",
+            "additional_unsuccessful_credentials":"API key: api key is expired"},"status":401}"#;
+        let error = ElasticError::from_server("read", 401, body);
+        assert_eq!(
+            error.to_string(),
+            "read: HTTP 401, security_exception: API key: api key is expired; unable to authenticate"
+        );
     }
 
     #[test]

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 
 use futures::future::join4;
-use secrecy::SecretString;
 
 use super::act::{self, Matched, index_spec, match_sources};
 use super::error::{MergeCategory, MergeError, Problem};
@@ -14,7 +13,7 @@ use super::valid::{SourceWrites, ValidMerge};
 use crate::chunk::{VectorForm, differences};
 use crate::collections::Collections;
 use crate::elastic::{Cluster, ClusterConfig, IndexName, Version};
-use crate::state::State;
+use crate::state::{Login, State};
 
 /// Names of sources whose privileges are asked for: roles are given by pattern, so a sample tells.
 const PRIVILEGE_SAMPLE: usize = 50;
@@ -61,8 +60,8 @@ pub(super) async fn connect(merge: &ValidMerge, secrets: &Secrets) -> Result<Par
     let (source, destination, collections, state) = join4(
         cluster(&merge.source_urls, merge.source_insecure, &secrets.source),
         cluster(&merge.destination.urls, merge.destination.insecure, &secrets.destination),
-        collections(&secrets.collections_url),
-        state(&secrets.state_url, &merge.state_schema),
+        collections(&secrets.collections),
+        state(&secrets.state, &merge.state_schema),
     )
     .await;
     let mut problems = Vec::new();
@@ -87,8 +86,7 @@ pub async fn preview(merge: &ValidMerge, secrets: &Secrets) -> Result<Preview, M
     let destination =
         cluster(&merge.destination.urls, merge.destination.insecure, &secrets.destination).await;
     let destination = keep("spec.destination", destination, &mut problems);
-    let database =
-        keep("spec.collections.postgres", collections(&secrets.collections_url).await, &mut problems);
+    let database = keep("spec.collections.postgres", collections(&secrets.collections).await, &mut problems);
     check(merge, source.as_ref(), destination.as_ref(), database.as_ref(), &mut problems).await;
     let (Some(source), Some(destination), Some(database)) = (source, destination, database) else {
         return Err(MergeError::Problems { category: MergeCategory::ChecksFailed, problems });
@@ -156,18 +154,19 @@ async fn cluster(urls: &[url::Url], insecure: bool, access: &ClusterAccess) -> R
     let config = ClusterConfig {
         credentials: access.credentials.clone(),
         ca_pem: access.ca_pem.clone(),
+        identity_pem: access.identity_pem.clone(),
         insecure_skip_verify: insecure,
         ..ClusterConfig::new(urls.to_vec())
     };
     Cluster::connect(config).await.map_err(|error| format!("{error}; {}", error.remedy()))
 }
 
-async fn collections(url: &SecretString) -> Result<Collections, String> {
-    Collections::connect(url).await.map_err(|error| format!("{error}; {}", error.remedy()))
+async fn collections(login: &Login) -> Result<Collections, String> {
+    Collections::connect(login).await.map_err(|error| format!("{error}; {}", error.remedy()))
 }
 
-async fn state(url: &SecretString, schema: &str) -> Result<State, String> {
-    State::connect(url, schema).await.map_err(|error| format!("{error}; {}", error.remedy()))
+async fn state(login: &Login, schema: &str) -> Result<State, String> {
+    State::connect(login, schema).await.map_err(|error| format!("{error}; {}", error.remedy()))
 }
 
 /// The value, or its error as a problem of that field.
@@ -220,21 +219,31 @@ async fn check_source(
     source: &Cluster,
     collections: &Collections,
 ) -> Result<Vec<Problem>, MergeError> {
-    let matched = matched(merge, source, collections).await?;
-    let sample: Vec<&IndexName> = matched.indices.values().take(PRIVILEGE_SAMPLE).collect();
+    let rows = collections.list().await?;
+    let catalog = source.resolve().await;
+    let matched = match &catalog {
+        Ok(catalog) => match_sources(&rows, catalog, |id| merge.wants(id), &merge.destination.index),
+        Err(_) => Matched::default(),
+    };
     let mut privileges = vec!["read", "view_index_metadata", "monitor", "maintenance"];
     if merge.cutover.source_writes == SourceWrites::Block {
         privileges.extend(["indices:admin/block/add", "indices:admin/settings/update"]);
     }
+    // Who may see no index sees none: then those that should be there are asked for.
+    let wanted = rows.iter().map(|row| row.id).filter(|&id| merge.wants(id)).map(|id| id.to_string());
+    let sample: Vec<String> = if matched.indices.is_empty() {
+        wanted.take(PRIVILEGE_SAMPLE).collect()
+    } else {
+        matched.indices.values().take(PRIVILEGE_SAMPLE).map(ToString::to_string).collect()
+    };
     let asked: Vec<(&str, &[&str])> =
         sample.iter().map(|index| (index.as_str(), privileges.as_slice())).collect();
     let missing = source.missing_privileges(&asked, &["monitor"]).await.map_err(MergeError::Source)?;
-    let mut problems = Vec::new();
     if !missing.is_empty() {
-        problems.push(privilege_problem("spec.source.credentialsSecretRef", &missing));
+        return Ok(vec![privilege_problem("spec.source.credentialsSecretRef", &missing)]);
     }
-    problems.extend(check_vectors(merge, source, &matched).await?);
-    Ok(problems)
+    catalog.map_err(MergeError::Source)?;
+    Ok(check_vectors(merge, source, &matched).await?.into_iter().collect())
 }
 
 /// When every source that was looked at has embeddings of another size, the spec is wrong; single ones are
@@ -267,16 +276,17 @@ async fn check_vectors(
 async fn check_destination(merge: &ValidMerge, destination: &Cluster) -> Result<Vec<Problem>, MergeError> {
     let name = &merge.destination.index;
     let alias = act::writer_alias(merge);
-    let privileges: &[&str] =
-        &["create_index", "read", "write", "view_index_metadata", "monitor", "maintenance", "manage"];
-    let missing = destination
-        .missing_privileges(&[(name.as_str(), privileges), (&alias, &["write", "manage"])], &["monitor"])
-        .await
-        .map_err(MergeError::Destination)?;
-    let mut problems = Vec::new();
+    // `manage` holds all that the index is created, looked at, refreshed and merged with.
+    let on_alias: &[&str] = &["write", "manage"];
+    let mut asked: Vec<(&str, &[&str])> =
+        vec![(name.as_str(), &["read", "write", "manage"]), (&alias, on_alias)];
+    asked.extend(merge.cutover.aliases.iter().map(|alias| (alias.as_str(), &on_alias[1..])));
+    let missing =
+        destination.missing_privileges(&asked, &["monitor"]).await.map_err(MergeError::Destination)?;
     if !missing.is_empty() {
-        problems.push(privilege_problem("spec.destination.credentialsSecretRef", &missing));
+        return Ok(vec![privilege_problem("spec.destination.credentialsSecretRef", &missing)]);
     }
+    let mut problems = Vec::new();
     if let Some(options) = &merge.destination.index_options
         && let Some(problem) = unsupported_options(options, destination.version())
     {

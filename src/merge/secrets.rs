@@ -7,16 +7,17 @@ use std::hash::{Hash, Hasher};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::error::{MergeCategory, MergeError, Problem};
-use crate::api::{EsIndexMergeSpec, SecretKeyRef, SecretRef};
+use crate::api::{EsIndexMergeSpec, PostgresRef, SecretKeyRef, SecretRef};
 use crate::elastic::Credentials;
+use crate::state::Login;
 
 /// What the spec's references lead to.
 #[derive(Debug, Clone)]
 pub struct Secrets {
-    /// URL of the application's Postgres.
-    pub collections_url: SecretString,
-    /// URL of our Postgres.
-    pub state_url: SecretString,
+    /// The application's Postgres.
+    pub collections: Login,
+    /// Our Postgres.
+    pub state: Login,
     /// Access to the source cluster.
     pub source: ClusterAccess,
     /// Access to the destination cluster.
@@ -30,6 +31,8 @@ pub struct ClusterAccess {
     pub credentials: Credentials,
     /// The CA of its certificates, PEM; the system's roots otherwise.
     pub ca_pem: Option<Vec<u8>>,
+    /// Our certificate and its key, PEM, where the cluster asks its clients for one.
+    pub identity_pem: Option<SecretString>,
 }
 
 /// Why a secret could not be read.
@@ -59,12 +62,10 @@ pub trait SecretSource: Send + Sync {
 /// Reads every secret that the spec names; all problems at once.
 pub async fn resolve(spec: &EsIndexMergeSpec, secrets: &impl SecretSource) -> Result<Secrets, MergeError> {
     let mut reader = Reader { secrets, problems: Vec::new() };
-    let collections_ref = &spec.collections.postgres.url_secret_ref;
-    let state_ref = spec.state.as_ref().and_then(|state| state.postgres.as_ref()).map(|p| &p.url_secret_ref);
-    let collections_url = reader.url("spec.collections.postgres.urlSecretRef", collections_ref).await;
-    let state_url = match state_ref {
-        Some(reference) => reader.url("spec.state.postgres.urlSecretRef", reference).await,
-        None => collections_url.clone(),
+    let collections = reader.database(COLLECTIONS, &spec.collections.postgres).await;
+    let state = match spec.state.as_ref().and_then(|state| state.postgres.as_ref()) {
+        Some(postgres) => reader.database(STATE, postgres).await,
+        None => collections.clone(),
     };
     let source = reader
         .cluster(
@@ -80,21 +81,38 @@ pub async fn resolve(spec: &EsIndexMergeSpec, secrets: &impl SecretSource) -> Re
             spec.destination.ca_secret_ref.as_ref(),
         )
         .await;
-    match (collections_url, state_url, source, destination) {
-        (Some(collections_url), Some(state_url), Some(source), Some(destination)) => {
-            Ok(Secrets { collections_url, state_url, source, destination })
+    match (collections, state, source, destination) {
+        (Some(collections), Some(state), Some(source), Some(destination)) => {
+            Ok(Secrets { collections, state, source, destination })
         }
         _ => Err(MergeError::Problems { category: MergeCategory::SecretInvalid, problems: reader.problems }),
     }
 }
+
+/// Reads only what leads to the state database.
+pub async fn resolve_state(
+    spec: &EsIndexMergeSpec,
+    secrets: &impl SecretSource,
+) -> Result<Login, MergeError> {
+    let mut reader = Reader { secrets, problems: Vec::new() };
+    let own = spec.state.as_ref().and_then(|state| state.postgres.as_ref());
+    let field = if own.is_some() { STATE } else { COLLECTIONS };
+    let login = reader.database(field, spec.state_postgres()).await;
+    login.ok_or(MergeError::Problems { category: MergeCategory::SecretInvalid, problems: reader.problems })
+}
+
+const COLLECTIONS: &str = "spec.collections.postgres";
+const STATE: &str = "spec.state.postgres";
 
 impl Secrets {
     /// Changes when any value changes, so that a rotation is noticed without keeping the values around.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        self.collections_url.expose_secret().hash(&mut hasher);
-        self.state_url.expose_secret().hash(&mut hasher);
+        for login in [&self.collections, &self.state] {
+            login.url.expose_secret().hash(&mut hasher);
+            login.ca_pem.hash(&mut hasher);
+        }
         for access in [&self.source, &self.destination] {
             match &access.credentials {
                 Credentials::Anonymous => 0.hash(&mut hasher),
@@ -104,6 +122,7 @@ impl Secrets {
                 Credentials::ApiKey(key) => (2, key.expose_secret()).hash(&mut hasher),
             }
             access.ca_pem.hash(&mut hasher);
+            access.identity_pem.as_ref().map(ExposeSecret::expose_secret).hash(&mut hasher);
         }
         hasher.finish()
     }
@@ -165,10 +184,26 @@ impl<S: SecretSource> Reader<'_, S> {
         }
     }
 
-    async fn url(&mut self, field: &str, reference: &SecretKeyRef) -> Option<SecretString> {
-        let value = self.key(field, reference).await?;
-        let what = format!("key {:?} of secret {:?}", reference.key, reference.name);
-        self.text(field, &what, value).map(SecretString::from)
+    async fn database(&mut self, field: &str, postgres: &PostgresRef) -> Option<Login> {
+        let reference = &postgres.url_secret_ref;
+        let url_field = format!("{field}.urlSecretRef");
+        let url = match self.key(&url_field, reference).await {
+            Some(value) => {
+                let what = format!("key {:?} of secret {:?}", reference.key, reference.name);
+                self.text(&url_field, &what, value).map(SecretString::from)
+            }
+            None => None,
+        };
+        let ca_pem = self.authority(field, postgres.ca_secret_ref.as_ref()).await;
+        Some(Login { url: url?, ca_pem: ca_pem? })
+    }
+
+    /// `Some(None)`: none is named.
+    async fn authority(&mut self, field: &str, reference: Option<&SecretKeyRef>) -> Option<Option<Vec<u8>>> {
+        match reference {
+            Some(reference) => self.key(&format!("{field}.caSecretRef"), reference).await.map(Some),
+            None => Some(None),
+        }
     }
 
     async fn cluster(
@@ -177,35 +212,76 @@ impl<S: SecretSource> Reader<'_, S> {
         credentials: Option<&SecretRef>,
         ca: Option<&SecretKeyRef>,
     ) -> Option<ClusterAccess> {
-        let credentials = match credentials {
+        let known = match credentials {
             Some(reference) => {
                 self.credentials(&format!("{field}.credentialsSecretRef"), &reference.name).await
             }
-            None => Some(Credentials::Anonymous),
+            None => Some((Credentials::Anonymous, None)),
         };
-        let ca_pem = match ca {
-            Some(reference) => self.key(&format!("{field}.caSecretRef"), reference).await.map(Some),
-            None => Some(None),
-        };
-        Some(ClusterAccess { credentials: credentials?, ca_pem: ca_pem? })
+        let ca_pem = self.authority(field, ca).await;
+        let (credentials, identity_pem) = known?;
+        Some(ClusterAccess { credentials, ca_pem: ca_pem?, identity_pem })
     }
 
-    async fn credentials(&mut self, field: &str, name: &str) -> Option<Credentials> {
+    /// Who we are: by name or key, by a certificate (as `kubernetes.io/tls` secrets hold it), or by both.
+    async fn credentials(&mut self, field: &str, name: &str) -> Option<(Credentials, Option<SecretString>)> {
         let mut keys = self.secret(field, name).await?;
         let what = |key: &str| format!("key {key:?} of secret {name:?}");
+        let identity = match (keys.remove(CERTIFICATE), keys.remove(CERTIFICATE_KEY)) {
+            (Some(certificate), Some(key)) => {
+                Some(self.identity(field, &what(CERTIFICATE_KEY), certificate, key)?)
+            }
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => {
+                let message = format!(
+                    "the secret {name:?} has only one of the keys tls.crt and tls.key; add the other"
+                );
+                self.problem(field, message);
+                return None;
+            }
+        };
         if let Some(api_key) = keys.remove("api_key") {
             let key = self.text(field, &what("api_key"), api_key)?;
-            return Some(Credentials::ApiKey(SecretString::from(key)));
+            return Some((Credentials::ApiKey(SecretString::from(key)), identity));
         }
-        let (Some(username), Some(password)) = (keys.remove("username"), keys.remove("password")) else {
-            let message = format!(
-                "the secret {name:?} has neither the keys username and password nor the key api_key; add them"
+        match (keys.remove("username"), keys.remove("password")) {
+            (Some(username), Some(password)) => {
+                let username = self.text(field, &what("username"), username);
+                let password = self.text(field, &what("password"), password);
+                let password = SecretString::from(password?);
+                Some((Credentials::Basic { username: username?, password }, identity))
+            }
+            (None, None) if identity.is_some() => Some((Credentials::Anonymous, identity)),
+            _ => {
+                let message = format!(
+                    "the secret {name:?} has neither the keys username and password, nor the key api_key, nor the keys tls.crt and tls.key; add them"
+                );
+                self.problem(field, message);
+                None
+            }
+        }
+    }
+
+    /// Certificate and key as one text.
+    fn identity(
+        &mut self,
+        field: &str,
+        what: &str,
+        certificate: Vec<u8>,
+        key: Vec<u8>,
+    ) -> Option<SecretString> {
+        let (Ok(certificate), Ok(key)) = (String::from_utf8(certificate), String::from_utf8(key)) else {
+            self.problem(
+                field,
+                format!("the certificate beside {what} or its key is not PEM text; write it anew"),
             );
-            self.problem(field, message);
             return None;
         };
-        let username = self.text(field, &what("username"), username);
-        let password = self.text(field, &what("password"), password);
-        Some(Credentials::Basic { username: username?, password: SecretString::from(password?) })
+        Some(SecretString::from(format!("{}\n{}\n", key.trim(), certificate.trim())))
     }
 }
+
+/// The key of a secret with our certificate; as in secrets of type `kubernetes.io/tls`.
+const CERTIFICATE: &str = "tls.crt";
+/// The key of a secret with the private key of our certificate.
+const CERTIFICATE_KEY: &str = "tls.key";

@@ -14,4 +14,5 @@ mod url;
 pub use error::Category;
 pub(crate) use error::Failure;
 pub(crate) use session::{Access, Session, check, open};
+pub use url::Login;
 pub(crate) use url::options;

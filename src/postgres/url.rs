@@ -4,11 +4,14 @@
 //! dropped, and asyncpg's `ssl=` for `sslmode=`. Parameters that only some client library knows are left
 //! out rather than refused, because the URL is usually shared with the application.
 //!
+//! A certificate authority may come beside the URL, as text: in a pod, a path in `sslrootcert` leads nowhere. Whoever
+//! gives one wants the server's certificate verified, so a mode that would not do that is raised.
+//!
 //! A URL is a secret: no error made here repeats any part of it but the scheme.
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::Url;
 
 use super::error::Failure;
@@ -28,12 +31,43 @@ const KNOWN_PARAMETERS: [&str; 11] = [
     "options",
 ];
 
-/// Reads a URL. Statement logging is off: statements are ours, and their noise would bury the rest.
-pub(crate) fn options(url: &SecretString) -> Result<PgConnectOptions, Failure> {
-    let parsed = parse(url.expose_secret())?;
+/// How to reach a database.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// The URL, with the password in it.
+    pub url: SecretString,
+    /// The authority that signed the server's certificate, PEM; without it what the URL says.
+    pub ca_pem: Option<Vec<u8>>,
+}
+
+impl From<&SecretString> for Login {
+    fn from(url: &SecretString) -> Self {
+        Self { url: url.clone(), ca_pem: None }
+    }
+}
+
+impl From<&Login> for Login {
+    fn from(login: &Login) -> Self {
+        login.clone()
+    }
+}
+
+/// Reads a login. Statement logging is off: statements are ours, and their noise would bury the rest.
+pub(crate) fn options(login: &Login) -> Result<PgConnectOptions, Failure> {
+    let parsed = parse(login.url.expose_secret())?;
     let options = PgConnectOptions::from_url(&parsed)
-        .map_err(|_| invalid("a parameter of the URL has a value that Postgres does not know"))?;
-    Ok(options.disable_statement_logging())
+        .map_err(|_| invalid("a parameter of the URL has a value that Postgres does not know"))?
+        .disable_statement_logging();
+    let Some(pem) = &login.ca_pem else { return Ok(options) };
+    let mode = match options.get_ssl_mode() {
+        PgSslMode::Disable => {
+            return Err(invalid("it says sslmode=disable, although a certificate authority is given"));
+        }
+        PgSslMode::Allow | PgSslMode::Prefer | PgSslMode::VerifyFull => PgSslMode::VerifyFull,
+        // As libpq does where it is given an authority.
+        PgSslMode::Require | PgSslMode::VerifyCa => PgSslMode::VerifyCa,
+    };
+    Ok(options.ssl_mode(mode).ssl_root_cert_from_pem(pem.clone()))
 }
 
 fn parse(text: &str) -> Result<Url, Failure> {
@@ -98,7 +132,23 @@ mod tests {
     use sqlx::postgres::PgSslMode;
 
     fn read(url: &str) -> PgConnectOptions {
-        options(&SecretString::from(url)).unwrap()
+        options(&Login::from(&SecretString::from(url))).unwrap()
+    }
+
+    #[test]
+    fn with_an_authority_the_certificate_is_verified_whatever_the_mode_was() {
+        let mode = |parameters: &str| {
+            let url = SecretString::from(format!("postgresql://u:p@h/d{parameters}"));
+            options(&Login { url, ca_pem: Some(b"authority".to_vec()) }).map(|options| options.get_ssl_mode())
+        };
+        for (parameters, verifies_names) in
+            [("", true), ("?sslmode=prefer", true), ("?sslmode=verify-full", true), ("?ssl=require", false)]
+        {
+            let mode = mode(parameters).unwrap();
+            assert_eq!(matches!(mode, PgSslMode::VerifyFull), verifies_names, "{parameters}");
+            assert!(verifies_names || matches!(mode, PgSslMode::VerifyCa), "{parameters}");
+        }
+        assert_eq!(mode("?sslmode=disable").unwrap_err().category(), Category::Invalid);
     }
 
     #[test]
@@ -132,7 +182,7 @@ mod tests {
             "postgresql:///d?user=u&password=hunter2",
             "postgresql://u:hun#ter2@h/d",
         ] {
-            let failure = options(&SecretString::from(url)).expect_err(url);
+            let failure = options(&Login::from(&SecretString::from(url))).expect_err(url);
             assert_eq!(failure.category(), Category::Invalid);
             let shown = format!("{failure} {failure:?} {}", failure.remedy());
             assert!(!shown.contains("hunter2") && !shown.contains("ter2"), "{shown}");

@@ -16,6 +16,8 @@ pub enum Identity<'a> {
     Basic(&'a str, &'a str),
     /// A client certificate and its key, PEM files.
     Certificate(&'a Path, &'a Path),
+    /// A user and a password, over a connection with a client certificate and its key, PEM files.
+    Both(&'a str, &'a str, &'a Path, &'a Path),
 }
 
 /// A connection to one server.
@@ -38,19 +40,23 @@ impl Http {
         } else if url.starts_with("https:") {
             bail!("{url} needs the certificate of its CA");
         }
-        let authorization = match identity {
-            Identity::Basic(user, password) => {
-                use base64::Engine as _;
-                let pair = format!("{user}:{password}");
-                Some(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)))
-            }
-            Identity::Certificate(certificate, key) => {
-                let certificate = Certificate::from_pem(&read(certificate)?)?;
-                let key = PrivateKey::from_pem(&read(key)?)?;
-                tls = tls.client_cert(Some(ClientCert::new_with_certs(&[certificate], key)));
-                None
+        let (login, pair) = match *identity {
+            Identity::Basic(user, password) => (Some((user, password)), None),
+            Identity::Certificate(certificate, key) => (None, Some((certificate, key))),
+            Identity::Both(user, password, certificate, key) => {
+                (Some((user, password)), Some((certificate, key)))
             }
         };
+        if let Some((certificate, key)) = pair {
+            let certificate = Certificate::from_pem(&read(certificate)?)?;
+            let key = PrivateKey::from_pem(&read(key)?)?;
+            tls = tls.client_cert(Some(ClientCert::new_with_certs(&[certificate], key)));
+        }
+        let authorization = login.map(|(user, password)| {
+            use base64::Engine as _;
+            let pair = format!("{user}:{password}");
+            format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
+        });
         let agent = ureq::Agent::config_builder()
             .tls_config(tls.build())
             .timeout_global(Some(limit))

@@ -12,6 +12,8 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::places;
 
 /// A CA whose certificate and key lie in a folder.
@@ -22,7 +24,7 @@ pub struct Authority {
 }
 
 /// A certificate and its key, as files.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Pair {
     /// The certificate, PEM.
     pub certificate: PathBuf,

@@ -51,11 +51,18 @@ pub struct Run {
 
 impl Scene {
     pub async fn new(source: Flavor, destination: Flavor) -> Scene {
-        let (source, destination, database) = tokio::task::spawn_blocking(move || {
-            let access =
-                |flavor| elasticsearch::Access::clone(Elasticsearch::shared(flavor).expect("a server"));
-            let postgres = Postgres::shared().expect("a server");
-            (access(source), access(destination), postgres.database().expect("a database"))
+        let shared = |flavor| {
+            tokio::task::spawn_blocking(move || {
+                elasticsearch::Access::clone(Elasticsearch::shared(flavor).expect("a server"))
+            })
+        };
+        Scene::between(shared(source).await.unwrap(), shared(destination).await.unwrap()).await
+    }
+
+    /// A scene with servers that may be the test's own.
+    pub async fn between(source: elasticsearch::Access, destination: elasticsearch::Access) -> Scene {
+        let database = tokio::task::spawn_blocking(|| {
+            Postgres::shared().expect("a server").database().expect("a database")
         })
         .await
         .unwrap();
@@ -154,6 +161,21 @@ spec:
         )
     }
 
+    /// The source, asked as an administrator.
+    pub fn source(&self) -> &Cluster {
+        &self.source_cluster
+    }
+
+    /// The destination, asked as an administrator.
+    pub fn destination(&self) -> &Cluster {
+        &self.destination_cluster
+    }
+
+    /// The database of the collections and of the state.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
     pub fn source_password(&self) -> String {
         self.source.password.clone()
     }
@@ -213,6 +235,38 @@ spec:
     /// Runs a subcommand with the manifest on standard input.
     pub async fn command(&self, subcommand: &str, manifest: &str) -> Run {
         ended(start(subcommand, manifest).await).await
+    }
+
+    /// Runs a subcommand with further arguments and the manifest on standard input.
+    pub async fn with_arguments(&self, arguments: &[&str], manifest: &str) -> Run {
+        ended(start_with(arguments, manifest).await).await
+    }
+
+    /// Runs until the stored phase is that one, then ends it in order, as SIGTERM does.
+    pub async fn run_until(&self, manifest: &str, phase: &'static str) {
+        self.run_while(manifest, "SELECT phase <> $1 FROM es_index_merge.merge", phase).await;
+    }
+
+    /// Runs while a question to the database, with one text, is answered by yes or not at all.
+    pub async fn run_while(&self, manifest: &str, question: &'static str, text: &'static str) {
+        let mut child = start("run", manifest).await;
+        let reached = async {
+            loop {
+                let answer: Result<bool, sqlx::Error> =
+                    sqlx::query_scalar(question).bind(text).fetch_one(&self.pool).await;
+                // Before the schema is there, there is no answer.
+                if answer.is_ok_and(|goes_on| !goes_on) {
+                    return;
+                }
+                assert_eq!(child.try_wait().unwrap(), None, "it ended too early");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached).await.expect("it gets there");
+        let pid = child.id().expect("it runs").to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
+        let run = ended(child).await;
+        assert!(run.output.contains("stopped at a checkpoint"), "{run:?}");
     }
 
     /// Kills it with SIGKILL after `lifetime`; false if it had ended well before.
@@ -439,8 +493,16 @@ async fn ended(child: tokio::process::Child) -> Run {
 
 /// Starts the program with the manifest on standard input.
 async fn start(subcommand: &str, manifest: &str) -> tokio::process::Child {
-    let mut child =
-        program().args([subcommand, "-f", "-"]).stdin(Stdio::piped()).spawn().expect("the program starts");
+    start_with(&[subcommand], manifest).await
+}
+
+async fn start_with(arguments: &[&str], manifest: &str) -> tokio::process::Child {
+    let mut child = program()
+        .args(arguments)
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
     let mut input = child.stdin.take().expect("a pipe");
     input.write_all(manifest.as_bytes()).await.expect("it reads the manifest");
     drop(input);
@@ -458,5 +520,9 @@ fn access(server: &elasticsearch::Access) -> Access {
         url: server.url.clone(),
         login: Login::Basic { username: server.username.clone(), password: server.password.clone() },
         ca_pem: server.ca.as_ref().map(|file| std::fs::read(file).expect("the CA")),
+        identity_pem: server.client.as_ref().map(|pair| {
+            let read = |file| std::fs::read(file).expect("a file of the pair");
+            [read(&pair.key), read(&pair.certificate)].concat()
+        }),
     }
 }

@@ -21,7 +21,7 @@ async fn cluster(flavor: Flavor) -> Cluster {
         let server = Elasticsearch::shared(flavor).expect("Elasticsearch");
         let ca_pem = server.ca.as_ref().map(|file| std::fs::read(file).expect("the CA"));
         let login = Login::Basic { username: server.username.clone(), password: server.password.clone() };
-        Access { url: server.url.clone(), login, ca_pem }
+        Access { url: server.url.clone(), login, ca_pem, identity_pem: None }
     });
     Cluster::connect(access.await.unwrap()).await.unwrap()
 }

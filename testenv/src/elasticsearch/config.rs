@@ -24,13 +24,15 @@ pub struct Options {
     pub heap: String,
     /// Whether it speaks TLS, with a certificate of the run's test CA. Users and passwords are always needed.
     pub tls: bool,
+    /// Whether it asks every client for a certificate of the run's test CA.
+    pub client_certificates: bool,
     /// Further settings of `elasticsearch.yml`.
     pub settings: BTreeMap<String, String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { heap: "1g".to_owned(), tls: true, settings: BTreeMap::new() }
+        Self { heap: "1g".to_owned(), tls: true, client_certificates: false, settings: BTreeMap::new() }
     }
 }
 
@@ -61,6 +63,21 @@ pub fn prepare(run: &Run, flavor: Flavor, program: &Path, options: &Options) -> 
             ("xpack.security.http.ssl.certificate".to_owned(), pair.certificate.display().to_string()),
             ("xpack.security.http.ssl.key".to_owned(), pair.key.display().to_string()),
         ]);
+    }
+    let mut client = None;
+    if options.client_certificates {
+        let own = config.join("clients.crt");
+        fs::copy(authority.certificate(), &own)?;
+        settings.extend([
+            ("xpack.security.http.ssl.client_authentication".to_owned(), "required".to_owned()),
+            ("xpack.security.http.ssl.certificate_authorities".to_owned(), own.display().to_string()),
+        ]);
+        client = Some(authority.issue(
+            &folder,
+            "client",
+            "es-index-merge",
+            Purpose::Client { organisation: "tests" },
+        )?);
     }
     settings.extend(options.settings.clone());
     let yaml = settings.iter().fold(String::new(), |mut yaml, (name, value)| {
@@ -104,6 +121,7 @@ pub fn prepare(run: &Run, flavor: Flavor, program: &Path, options: &Options) -> 
         username: "elastic".to_owned(),
         password,
         ca: options.tls.then(|| authority.certificate()),
+        client,
     };
     Ok((launch, access))
 }

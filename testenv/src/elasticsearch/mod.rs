@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::http::{Http, Identity};
+use crate::pki::Pair;
 use crate::process::Process;
 use crate::progress::{Step, say};
 use crate::run::Run;
@@ -81,6 +82,9 @@ pub struct Access {
     pub password: String,
     /// The certificate of the CA, a PEM file; none if the URL is `http://`.
     pub ca: Option<PathBuf>,
+    /// Our certificate and its key, if it asks for one.
+    #[serde(default)]
+    pub client: Option<Pair>,
 }
 
 impl Access {
@@ -140,11 +144,15 @@ impl Access {
             username: variable("USERNAME").unwrap_or_else(|| "elastic".to_owned()),
             password: variable("PASSWORD").unwrap_or_default(),
             ca: variable("CA").map(PathBuf::from),
+            client: None,
         })
     }
 
     fn http(&self) -> Result<Http> {
-        let identity = Identity::Basic(&self.username, &self.password);
+        let identity = match &self.client {
+            Some(pair) => Identity::Both(&self.username, &self.password, &pair.certificate, &pair.key),
+            None => Identity::Basic(&self.username, &self.password),
+        };
         Http::new(&self.url, self.ca.as_deref(), &identity, REQUEST)
     }
 }

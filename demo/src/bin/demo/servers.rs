@@ -126,5 +126,5 @@ fn access(server: &elasticsearch::Access) -> Result<Access> {
         None => None,
     };
     let login = Login::Basic { username: server.username.clone(), password: server.password.clone() };
-    Ok(Access { url: server.url.clone(), login, ca_pem })
+    Ok(Access { url: server.url.clone(), login, ca_pem, identity_pem: None })
 }

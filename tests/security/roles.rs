@@ -1,0 +1,120 @@
+//! The roles of `docs/security.md` are enough for a whole merge, and nothing in them is too much.
+
+use demo::cluster::Cluster;
+use serde_json::{Value, json};
+
+use crate::scene::{Flavor, Scene};
+use crate::{odd_data, with_secret};
+
+const PAGE: &str = include_str!("../../docs/security.md");
+
+/// The JSON of the page that stands after that heading.
+fn role(heading: &str) -> Value {
+    let (_, after) = PAGE.split_once(heading).expect("the heading");
+    let (_, after) = after.split_once("```json\n").expect("a role");
+    let (json, _) = after.split_once("```").expect("its end");
+    serde_json::from_str(json).expect("JSON")
+}
+
+fn source_role() -> Value {
+    role("## The role for the source")
+}
+
+/// The page's role, for the destination of this test.
+fn destination_role(scene: &Scene) -> Value {
+    let text = role("## The role for the destination").to_string().replace("opengatellm", &scene.index);
+    serde_json::from_str(&text).unwrap()
+}
+
+/// An API key that may do what the role says and nothing else.
+async fn key(cluster: &Cluster, role: &Value) -> String {
+    let body = json!({"name": "test of roles", "expiration": "1h", "role_descriptors": {"merge": role}});
+    let key = cluster.post("/_security/api_key", &body).await.expect("a key");
+    key["encoded"].as_str().unwrap().to_owned()
+}
+
+fn ca(manifest: &str, name: &str) -> String {
+    let (_, secret) = manifest.split_once(&format!("metadata: {{name: {name}}}\n")).unwrap();
+    let (_, ca) = secret.split_once("ca.crt: |\n").unwrap();
+    let lines = ca.lines().take_while(|line| line.starts_with("    ")).map(str::trim);
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+async fn manifest_with(scene: &Scene, source: &Value, destination: &Value) -> String {
+    let manifest = scene.manifest(8);
+    let source_key = key(scene.source(), source).await;
+    let destination_key = key(scene.destination(), destination).await;
+    let (source_ca, destination_ca) = (ca(&manifest, "source"), ca(&manifest, "destination"));
+    let manifest = with_secret(&manifest, "source", &[("api_key", &source_key), ("ca.crt", &source_ca)]);
+    with_secret(&manifest, "destination", &[("api_key", &destination_key), ("ca.crt", &destination_ca)])
+}
+
+async fn is_enough(source: Flavor, destination: Flavor) {
+    let scene = Scene::new(source, destination).await;
+    scene.fill(&odd_data(&scene)).await;
+    let manifest = manifest_with(&scene, &source_role(), &destination_role(&scene)).await;
+    let run = scene.run(&manifest).await;
+    assert!(run.success, "{run:?}");
+    assert!(scene.sources_are_blocked().await);
+    let verdict = scene.check(8).await;
+    assert!(verdict.is_good(), "{verdict}");
+    scene.assert_destination_is_in_service().await;
+    // The way back needs its rights too.
+    let run = scene.run(&manifest.replace("sourceWrites: Block", "sourceWrites: Allow")).await;
+    assert!(run.success, "{run:?}");
+    assert!(!scene.sources_are_blocked().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_roles_are_enough_on_8() {
+    is_enough(Flavor::V8, Flavor::V8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_roles_are_enough_on_9() {
+    is_enough(Flavor::V9, Flavor::V9).await;
+}
+
+/// Every role that lacks one privilege of the given one: its name, and the role.
+fn one_less(role: &Value) -> Vec<(String, Value)> {
+    let mut all = Vec::new();
+    let lists: Vec<String> = std::iter::once("/cluster".to_owned())
+        .chain((0..role["indices"].as_array().unwrap().len()).map(|n| format!("/indices/{n}/privileges")))
+        .collect();
+    for list in lists {
+        for (place, name) in role.pointer(&list).unwrap().as_array().unwrap().iter().enumerate() {
+            let mut less = role.clone();
+            less.pointer_mut(&list).unwrap().as_array_mut().unwrap().remove(place);
+            all.push((name.as_str().unwrap().to_owned(), less));
+        }
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_privilege_less_is_named_before_anything_is_changed() {
+    for flavor in [Flavor::V8, Flavor::V9] {
+        let scene = Scene::new(flavor, flavor).await;
+        scene.fill(&odd_data(&scene)).await;
+        let (source, destination) = (source_role(), destination_role(&scene));
+        let of_source = one_less(&source).into_iter().map(|(name, less)| ("spec.source", name, less, None));
+        let of_destination = one_less(&destination)
+            .into_iter()
+            .map(|(name, less)| ("spec.destination", name, source.clone(), Some(less)));
+        for (field, name, source, destination_less) in of_source.chain(of_destination) {
+            let destination = destination_less.unwrap_or_else(|| destination.clone());
+            let manifest = manifest_with(&scene, &source, &destination).await;
+            for command in ["plan", "run"] {
+                let run = scene.command(command, &manifest).await;
+                assert!(!run.success, "{command} without {name} of {field}: {run:?}");
+                let told = run.output.lines().find(|line| line.contains(field));
+                assert!(
+                    told.is_some_and(|line| line.contains(&name)),
+                    "{command} does not name {name} of {field}: {run:?}"
+                );
+            }
+            assert!(!scene.exists(&scene.index).await, "created without {name}");
+            assert!(!scene.sources_are_blocked().await, "blocked without {name}");
+        }
+    }
+}
