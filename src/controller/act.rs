@@ -12,7 +12,7 @@ use super::{
     secrets::NamespaceSecrets,
     write,
 };
-use crate::merge::{Engine, Next, Phase, ValidMerge, secrets};
+use crate::merge::{Connected, Engine, MergeCategory, Next, Phase, UNITS_FAILING, ValidMerge, secrets};
 
 /// Connecting to two clusters and two databases, with every check.
 const OPEN: Duration = Duration::from_mins(2);
@@ -53,15 +53,22 @@ async fn work(
     merge: ValidMerge,
     now: Timestamp,
 ) -> Result<Outcome, ReconcileError> {
-    let engine = match engine(context, seen, merge, now).await {
+    let engine = match reach(context, seen, merge, now).await {
+        Ok(Reached::Running(engine)) => Ok(engine),
+        Ok(Reached::Connected(opening)) => {
+            // Intent before effect: from the claim on there is something to release, also for another process.
+            if !seen.finalized {
+                write::add_finalizer(&context.client, seen).await?;
+                context.registry.has_finalized(&seen.uid, &seen.named);
+            }
+            claim(context, seen, *opening, now).await
+        }
+        Err(failure) => Err(failure),
+    };
+    let engine = match engine {
         Ok(engine) => engine,
         Err(failure) => return Ok(Outcome::Failed(failure)),
     };
-    // From the next line on there is something to put back.
-    if !seen.finalized {
-        write::add_finalizer(&context.client, seen).await?;
-        context.registry.has_finalized(&seen.uid, &seen.named);
-    }
     let report = match tokio::time::timeout(STEP, engine.step(now)).await {
         Ok(Ok(report)) => report,
         Ok(Err(error)) => {
@@ -70,26 +77,44 @@ async fn work(
         }
         Err(_) => return Ok(Outcome::Failed(timed_out("a step of the merge", STEP))),
     };
+    if report.waiting.as_ref().is_some_and(|waiting| waiting.reason == UNITS_FAILING) {
+        context.registry.suspect_secrets(&seen.uid);
+    }
     if report.next == Next::Settled || report.phase == Phase::Suspended {
         context.registry.stop(&seen.uid).await;
     }
     Ok(Outcome::Stepped(Box::new(report)))
 }
 
-/// The engine of a resource: the one that runs if it still fits, otherwise a new one.
-async fn engine(
+/// A way to a resource's merge.
+enum Reached {
+    /// An engine that runs and still fits.
+    Running(Arc<Engine>),
+    /// Connections for a new one; nothing is claimed yet.
+    Connected(Box<Opening>),
+}
+
+/// An engine that is about to be.
+struct Opening {
+    connected: Connected,
+    key: Key,
+    merge: ValidMerge,
+}
+
+/// The engine of a resource if one runs that still fits, otherwise what a new one needs.
+async fn reach(
     context: &Context,
     seen: &Seen,
     merge: ValidMerge,
     now: Timestamp,
-) -> Result<Arc<Engine>, Failure> {
+) -> Result<Reached, Failure> {
     let running = context.registry.running(&seen.uid);
     if let Some((engine, key, secrets_seen)) = &running
         && key.fits(&merge)
         && now.duration_since(*secrets_seen).unsigned_abs() < SECRETS_EVERY
     {
         context.registry.retune(&seen.uid, &merge);
-        return Ok(Arc::clone(engine));
+        return Ok(Reached::Running(Arc::clone(engine)));
     }
     let spec = seen.spec.as_ref().map_err(|invalid| Failure {
         category: "Malformed",
@@ -108,16 +133,34 @@ async fn engine(
     {
         context.registry.secrets_are_the_same(&seen.uid, now);
         context.registry.retune(&seen.uid, &merge);
-        return Ok(engine);
+        return Ok(Reached::Running(engine));
     }
     context.registry.stop(&seen.uid).await;
     info!(namespace = seen.named.namespace, name = seen.named.name, "connecting");
-    let opened =
-        tokio::time::timeout(OPEN, Engine::open(merge.clone(), secrets, context.worker.clone())).await;
-    let engine = match opened {
+    let connecting = async {
+        let connected = Engine::connect(merge.clone(), secrets, context.worker.clone()).await?;
+        connected.check_claim().await?;
+        Ok(connected)
+    };
+    match tokio::time::timeout(OPEN, connecting).await {
+        Ok(Ok(connected)) => Ok(Reached::Connected(Box::new(Opening { connected, key, merge }))),
+        Ok(Err(error)) => Err(Failure::from(&error)),
+        Err(_) => Err(timed_out("connecting", OPEN)),
+    }
+}
+
+/// Claims the destination and keeps the engine.
+async fn claim(
+    context: &Context,
+    seen: &Seen,
+    opening: Opening,
+    now: Timestamp,
+) -> Result<Arc<Engine>, Failure> {
+    let Opening { connected, key, merge } = opening;
+    let engine = match tokio::time::timeout(OPEN, connected.claim()).await {
         Ok(Ok(engine)) => Arc::new(engine),
         Ok(Err(error)) => return Err(Failure::from(&error)),
-        Err(_) => return Err(timed_out("connecting", OPEN)),
+        Err(_) => return Err(timed_out("claiming the destination", OPEN)),
     };
     let before = context.registry.keep(&seen.uid, &seen.named, Arc::clone(&engine), key, &merge, now);
     if let Some(before) = before {
@@ -143,10 +186,18 @@ async fn release(
     let running = context.registry.running(&seen.uid).map(|(engine, ..)| engine);
     let opened = match (running, merge) {
         (Some(engine), _) => Ok(engine),
-        (None, Ok(merge)) => engine(context, seen, *merge, now).await,
+        (None, Ok(merge)) => match reach(context, seen, *merge, now).await {
+            Ok(Reached::Running(engine)) => Ok(engine),
+            Ok(Reached::Connected(opening)) => claim(context, seen, *opening, now).await,
+            Err(failure) => Err(failure),
+        },
         (None, Err(failure)) => Err(failure),
     };
     let failure = match opened {
+        // Another merge was faster between the finalizer and the claim: nothing is held.
+        Err(failure) if failure.category == MergeCategory::DestinationClaimed.as_str() => {
+            return Outcome::Released;
+        }
         Err(failure) => failure,
         Ok(engine) => match tokio::time::timeout(DISMANTLE, engine.dismantle(delete_destination)).await {
             Ok(Ok(())) => return Outcome::Released,

@@ -53,27 +53,71 @@ pub struct Engine {
     process: String,
 }
 
+/// Everything is reached and checked; nothing is claimed yet.
+pub struct Connected {
+    merge: ValidMerge,
+    worker: String,
+    parts: Parts,
+}
+
+impl Connected {
+    /// Whether the destination can be had. Claims nothing: another merge may still be faster.
+    pub async fn check_claim(&self) -> Result<(), MergeError> {
+        match self.parts.state.claimed(&self.wanted()).await? {
+            Some(claim) => self.ours(claim).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Claims the destination's name: from here on there is something to release.
+    pub async fn claim(self) -> Result<Engine, MergeError> {
+        let row = self.ours(self.parts.state.claim(&self.wanted()).await?)?;
+        Engine::begin(self, &row).await
+    }
+
+    fn wanted(&self) -> NewMerge {
+        NewMerge {
+            owner: self.merge.owner.clone(),
+            destination_cluster: self.parts.destination.uuid().to_owned(),
+            destination_index: self.merge.destination.index.to_string(),
+            identity: self.merge.identity(),
+        }
+    }
+
+    fn ours(&self, claim: Claim) -> Result<MergeRow, MergeError> {
+        match claim {
+            Claim::Ours(row) => Ok(row),
+            Claim::HeldBy { owner, .. } => Err(preflight::claimed(&self.merge, &owner)),
+            Claim::OtherIdentity { .. } => Err(preflight::other_identity(&self.merge)),
+        }
+    }
+}
+
 impl Engine {
-    /// Connects everything, checks everything (all problems at once) and claims the destination's name.
+    /// Connects everything and checks everything (all problems at once).
     ///
     /// `worker` names this process in leases; it must be unique among the processes of a merge.
+    pub async fn connect(
+        merge: ValidMerge,
+        secrets: Secrets,
+        worker: String,
+    ) -> Result<Connected, MergeError> {
+        let parts = preflight::connect(&merge, &secrets).await?;
+        Ok(Connected { merge, worker, parts })
+    }
+
+    /// [`Engine::connect`], then [`Connected::claim`].
     pub async fn open(merge: ValidMerge, secrets: Secrets, worker: String) -> Result<Engine, MergeError> {
-        let Parts { source, destination, collections, state } = preflight::connect(&merge, &secrets).await?;
-        let claim = state
-            .claim(&NewMerge {
-                owner: merge.owner.clone(),
-                destination_cluster: destination.uuid().to_owned(),
-                destination_index: merge.destination.index.to_string(),
-                identity: merge.identity(),
-            })
-            .await?;
-        let row = match claim {
-            Claim::Ours(row) => row,
-            Claim::HeldBy { owner, .. } => return Err(preflight::claimed(&merge, &owner)),
-            Claim::OtherIdentity { .. } => return Err(preflight::other_identity(&merge)),
-        };
+        Engine::connect(merge, secrets, worker).await?.claim().await
+    }
+
+    async fn begin(connected: Connected, row: &MergeRow) -> Result<Engine, MergeError> {
+        let Connected { merge, worker, parts } = connected;
+        let Parts { source, destination, collections, state } = parts;
         // A process of our name that held leases is dead (a container that was restarted): no need to wait for them.
         state.take_back(row.id, &worker).await?;
+        // What failed may have failed for a secret that is another one now.
+        state.retry_now(row.id).await?;
         let merge = Arc::new(merge);
         let progressed = Arc::new(Notify::new());
         let pool = WorkerPool::new(super::worker::Context {

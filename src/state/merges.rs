@@ -112,17 +112,22 @@ impl State {
             if let Some(ours) = inserted {
                 return Ok(Claim::Ours(ours));
             }
-            let holder: Option<MergeRow> = sqlx::query_as(include_str!("queries/merge_holder.sql"))
-                .bind(&new.destination_cluster)
-                .bind(&new.destination_index)
-                .fetch_optional(&self.pool)
-                .await
-                .map_err(&during)?;
-            if let Some(held) = holder {
-                return Ok(judge_claim(new, held));
+            if let Some(claim) = self.claimed(new).await? {
+                return Ok(claim);
             }
         }
         Err(during(sqlx::Error::BeginFailed))
+    }
+
+    /// Who has the destination now, seen by that merge; `None` if nobody has it. Claims nothing.
+    pub async fn claimed(&self, new: &NewMerge) -> Result<Option<Claim>> {
+        let holder: Option<MergeRow> = sqlx::query_as(include_str!("queries/merge_holder.sql"))
+            .bind(&new.destination_cluster)
+            .bind(&new.destination_index)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(StateError::during("looking who has the destination"))?;
+        Ok(holder.map(|held| judge_claim(new, held)))
     }
 
     /// The merge, also when released.
@@ -132,6 +137,24 @@ impl State {
             .fetch_optional(&self.pool)
             .await
             .map_err(StateError::during("reading the merge"))
+    }
+
+    /// The merge of an owner: the one that holds its destination, else the last that did.
+    pub async fn merge_of(&self, owner: &str, identity: &str) -> Result<Option<MergeRow>> {
+        sqlx::query_as(include_str!("queries/merge_of_owner.sql"))
+            .bind(owner)
+            .bind(identity)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(StateError::during("looking for the merge"))
+    }
+
+    /// The owners of merges, released ones too.
+    pub async fn owners(&self) -> Result<Vec<String>> {
+        sqlx::query_scalar("SELECT DISTINCT owner FROM merge ORDER BY owner LIMIT 100")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(StateError::during("listing the merges"))
     }
 
     /// Gives the destination up; the rows stay. A released merge leases no more units.

@@ -80,15 +80,28 @@ impl Operator {
 
     /// Starts the program, as its Deployment would.
     pub fn start(&mut self) {
+        self.start_with("info", &["--leader-election", "false"]);
+    }
+
+    /// Starts it with that much in its log, and with these arguments.
+    pub fn start_with(&mut self, level: &str, arguments: &[&str]) {
+        let child = self.spawn(level, arguments);
+        self.controller = Some(child);
+    }
+
+    /// One of several controllers, for the test to end.
+    pub fn spawn(&self, level: &str, arguments: &[&str]) -> Child {
         let log = File::options().append(true).create(true).open(self.log()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_es-index-merge"));
         for name in ["WATCH_NAMESPACES", "LISTEN_ADDRESS", "LEADER_ELECTION", "POD_NAMESPACE", "POD_NAME"] {
             command.env_remove(name);
         }
-        let child = command
+        command
             .args(["controller", "--namespaces", &self.namespace])
             // Port 0: one that is free.
-            .args(["--leader-election", "false", "--listen", "127.0.0.1:0"])
+            .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .env("RUST_LOG", level)
             .env("KUBECONFIG", self.kubeconfig())
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
@@ -96,8 +109,12 @@ impl Operator {
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
-            .expect("the controller starts");
-        self.controller = Some(child);
+            .expect("the controller starts")
+    }
+
+    /// The process of the controller.
+    pub fn pid(&self) -> u32 {
+        self.controller.as_ref().and_then(Child::id).expect("a controller")
     }
 
     /// SIGKILL.
@@ -121,6 +138,10 @@ impl Operator {
             }
         };
         tokio::time::timeout(SOON, watching).await.expect("the controller watches");
+    }
+
+    pub fn client(&self) -> Client {
+        self.client.clone()
     }
 
     pub fn merges(&self) -> Api<EsIndexMerge> {
@@ -223,7 +244,7 @@ impl Operator {
         sqlx::query_scalar("SELECT phase FROM es_index_merge.merge").fetch_one(&mut connection).await.unwrap()
     }
 
-    async fn database(&self) -> PgConnection {
+    pub async fn database(&self) -> PgConnection {
         let manifest = self.scene.manifest(8);
         let postgres = serde_yaml_ng::Deserializer::from_str(&manifest).next().unwrap();
         let postgres = Value::deserialize(postgres).unwrap();

@@ -64,6 +64,21 @@ impl Story {
         self.seen.lock().unwrap().len()
     }
 
+    /// Waits until that version has been seen here too: every watch is told in its own time.
+    pub async fn until_seen(&self, merge: &EsIndexMerge) {
+        let version = merge.metadata.resource_version.as_ref();
+        let seen = || {
+            let seen = self.seen.lock().unwrap();
+            seen.iter().any(|merge| merge.metadata.resource_version.as_ref() == version)
+        };
+        let waiting = async {
+            while !seen() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("this watch is told too");
+    }
+
     /// The phases, each once for each time it was entered.
     pub fn phases(&self) -> Vec<String> {
         let mut phases: Vec<String> = self.statuses().into_iter().filter_map(|status| status.phase).collect();
