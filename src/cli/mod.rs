@@ -1,4 +1,4 @@
-//! The command line: `controller`, `run`, `plan`, `manifest`, `crd`.
+//! The command line: `controller`, `run`, `plan`, `quarantine`, `manifest`, `crd`.
 //!
 //! Secrets never come as arguments: they are in the manifest's own `Secret` documents, in a folder laid out as
 //! pods mount them, or (for `--from-env`) in the environment variables of the script that this replaces.
@@ -7,6 +7,7 @@
 mod env;
 mod manifest;
 mod plan;
+mod quarantine;
 mod run;
 mod secrets;
 
@@ -37,6 +38,9 @@ enum Command {
     Run(JobArgs),
     /// Say what a merge would do and what stands in its way; changes nothing.
     Plan(JobArgs),
+    /// Look at the chunks that could not be copied, and have them tried again.
+    #[command(subcommand)]
+    Quarantine(quarantine::Command),
     /// Print the manifests for the environment variables of the migration script.
     Manifest {
         /// Read the environment.
@@ -113,6 +117,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Run(args) => Box::pin(run::run(args.load().await?, shutdown()?)).await,
         Command::Plan(args) => plan::plan(args.load().await?).await,
+        Command::Quarantine(command) => Box::pin(quarantine::run(command)).await,
         Command::Manifest { .. } => {
             print!("{}", env::manifests(|name| std::env::var(name).ok())?);
             Ok(ExitCode::SUCCESS)

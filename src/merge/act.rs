@@ -12,10 +12,11 @@ use jiff::Timestamp;
 
 use super::engine::Engine;
 use super::error::MergeError;
+use super::memo::Rechecked;
 use super::phase::Phase;
 use super::plan::Action;
 use super::valid::ValidMerge;
-use crate::state::UnitKind;
+use crate::state::{QuarantineFilter, UnitKind};
 
 pub(super) use destination::{index_spec, pinned_index_options};
 pub(super) use sources::{Matched, match_sources, readable};
@@ -67,8 +68,29 @@ pub(super) async fn act(
         Action::AbandonCutover(reason) => cutover::abandon(engine, reason, now).await,
         Action::UnblockSources => cutover::unblock(engine).await,
         Action::Finish => cutover::finish(engine, spec, now).await,
+        Action::Retry => retry(engine, spec, phase).await,
         Action::Enter(next) => enter(engine, phase, *next).await,
     }
+}
+
+/// Tries again what failed. The token is stored last: until then all of it is done again.
+async fn retry(engine: &Engine, spec: &ValidMerge, phase: Phase) -> Result<(), MergeError> {
+    let units = engine.state.retry_now(engine.id).await?;
+    let chunks = engine.state.retry_quarantined(engine.id, &QuarantineFilter::default()).await?;
+    engine
+        .edit_memo(|memo| {
+            memo.cutover.retry_at = None;
+            // What was reconciled and judged before the chunks are compared again holds no more.
+            memo.cutover.rechecked = Rechecked::Nothing;
+            memo.cutover.keys_reconciled = false;
+            if phase == Phase::CuttingOver {
+                memo.verdict = None;
+            }
+        })
+        .await?;
+    engine.state.set_retry_token(engine.id, &spec.retry_token).await?;
+    tracing::info!(units, chunks, "a new retry token: what failed is tried again");
+    Ok(())
 }
 
 /// The compare-and-set that ends a list of actions. Losing it means that another process was faster.

@@ -97,6 +97,8 @@ pub struct CutoverMemo {
     pub last_pass_planned: bool,
     /// The sources that the last pass covers: one that appears after it asks for another.
     pub covered: BTreeSet<i64>,
+    /// What has been compared once more before the counts are believed.
+    pub rechecked: Rechecked,
     /// The keys and counts of both sides agree.
     pub keys_reconciled: bool,
     /// Attempts so far.
@@ -105,6 +107,18 @@ pub struct CutoverMemo {
     pub retry_at: Option<Timestamp>,
     /// Why the last attempt ended without a verdict.
     pub last_failure: Option<String>,
+}
+
+/// What has been compared once more in an attempt to cut over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Rechecked {
+    /// Nothing yet.
+    #[default]
+    Nothing,
+    /// Chunks in quarantine because of what was under their key.
+    Disputes,
+    /// These, and chunks that share a key.
+    Twins,
 }
 
 /// The judgement over all collections.

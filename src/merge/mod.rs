@@ -1,7 +1,7 @@
 //! The engine: a spec and a stored state in, the next step out. It knows no Kubernetes.
 //!
 //! Recipe: [`ValidMerge::parse`] the spec, [`secrets::resolve`] what it names, [`Engine::open`] checks
-//! everything, then [`Engine::step`] again and again: observe, plan ([`plan`]), act, report.
+//! everything and claims the destination, then [`Engine::step`] again and again: observe, plan ([`plan`]), act, report.
 //! Workers ([`worker`]) run beside the steps and are the only ones that move data.
 //!
 //! The invariants that hold at every moment are listed in `docs/architecture.md`.
@@ -25,11 +25,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub use engine::Engine;
+use crate::elastic::IndexName;
+
+pub use engine::{Connected, Engine};
 pub use error::{MergeCategory, MergeError, Problem};
 pub use memo::Memo;
 pub use phase::Phase;
-pub use plan::{Next, Waiting};
+pub use plan::{Next, UNITS_FAILING, Waiting};
 pub use preflight::{Preview, preview};
 pub use report::{Attention, Fact, FactKind, Progress, Report};
 pub use valid::{
@@ -40,4 +42,10 @@ pub use valid::{
 #[must_use]
 pub(crate) fn elapsed(start: Timestamp, end: Timestamp) -> Duration {
     Duration::try_from(end.duration_since(start)).unwrap_or(Duration::ZERO)
+}
+
+/// The name of an index as it is stored: checked before it was, so it can only be wrong by other hands.
+fn stored_index(name: &str) -> Result<IndexName, MergeError> {
+    IndexName::parse(name)
+        .map_err(|error| MergeError::Internal(format!("a stored index name is invalid: {error}")))
 }

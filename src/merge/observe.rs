@@ -1,5 +1,6 @@
 //! What is so right now, gathered from Postgres and, where the phase needs it, from the destination.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -34,6 +35,8 @@ pub struct Observation {
     pub blocked_sources: u64,
     /// When the ends of the logs were last read for a pass.
     pub pass_taken_at: Option<Timestamp>,
+    /// The last `spec.retryToken` that was acted upon.
+    pub retry_token: String,
 }
 
 /// The units of one kind.
@@ -77,6 +80,8 @@ pub struct Rows {
     pub sources: Vec<SourceRow>,
     /// Sums over its units.
     pub totals: Totals,
+    /// Chunks in quarantine, by collection and class.
+    pub quarantine: BTreeMap<i64, BTreeMap<String, i64>>,
     /// Sources with open units of the walk that is under way.
     pub sources_open: u64,
 }
@@ -103,10 +108,15 @@ impl Engine {
             verdict: memo.verdict.clone(),
             blocked_sources: sources.iter().filter(|source| source.blocked_by_us).count() as u64,
             pass_taken_at: memo.pass_taken_at,
+            retry_token: merge.retry_token.clone(),
         };
-        let kind = if observation.verify.open > 0 { UnitKind::Verify } else { UnitKind::Copy };
+        let kind = if observation.copy.open > 0 { UnitKind::Copy } else { UnitKind::Verify };
         let sources_open = self.state.open_sources(self.id, kind).await?.max(0).unsigned_abs();
-        Ok((observation, Rows { merge, memo, sources, totals, sources_open }))
+        let quarantine = match totals.quarantined {
+            0 => BTreeMap::new(),
+            _ => self.state.quarantine_counts(self.id).await?,
+        };
+        Ok((observation, Rows { merge, memo, sources, totals, quarantine, sources_open }))
     }
 
     async fn see_destination(&self, phase: Phase, memo: &Memo) -> Result<DestinationSeen, MergeError> {

@@ -66,6 +66,8 @@ pub enum Action {
     UnblockSources,
     /// Aliases asked for, our own alias and settings away.
     Finish,
+    /// A new `spec.retryToken`: what failed is tried again at once, chunks in quarantine are compared once more.
+    Retry,
     /// Compare-and-set of the stored phase.
     Enter(Phase),
 }
@@ -98,6 +100,9 @@ pub struct Waiting {
     pub message: String,
 }
 
+/// The reason of waiting where every open unit has failed and is tried again.
+pub const UNITS_FAILING: &str = "UnitsFailing";
+
 /// How often a step looks at workers that are busy: they wake the engine when they are done.
 const WORKING: Duration = Duration::from_secs(5);
 /// How often a server that works by itself (merging, allocating) is asked.
@@ -112,6 +117,9 @@ const DRAINING: Duration = Duration::from_millis(100);
 pub fn plan(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     if spec.suspend && !matches!(seen.phase, Phase::Completed | Phase::Failed) {
         return suspend(seen);
+    }
+    if spec.retry_token != seen.retry_token && !matches!(seen.phase, Phase::Failed | Phase::Completed) {
+        return go(vec![Action::Retry]);
     }
     match seen.phase {
         Phase::Pending | Phase::Suspended => go(vec![Action::Enter(Phase::Preparing)]),
@@ -296,20 +304,22 @@ fn completed(spec: &ValidMerge, seen: &Observation) -> Plan {
     Plan { actions, next: Next::Settled, waiting: None }
 }
 
-/// A negative verdict stands until what it was based on changes.
+/// A negative verdict stands until what it was based on changes, or somebody asked for a comparison.
 fn failed(spec: &ValidMerge, seen: &Observation) -> Plan {
     if seen.blocked_sources > 0 {
         return go(vec![Action::UnblockSources]);
     }
     let basis = spec.verdict_basis();
-    if seen.verdict.as_ref().is_some_and(|verdict| verdict.basis != basis) {
-        return go(vec![
-            Action::ResolveSources,
-            Action::PlanPass(UnitKind::Copy),
-            Action::Enter(Phase::Synced),
-        ]);
+    let has_changed = seen.verdict.as_ref().is_some_and(|verdict| verdict.basis != basis);
+    if !has_changed && seen.verify.open == 0 {
+        return Plan { actions: vec![Action::RestWorkers], next: Next::Settled, waiting: None };
     }
-    Plan { actions: vec![Action::RestWorkers], next: Next::Settled, waiting: None }
+    let mut actions = Vec::new();
+    if spec.retry_token != seen.retry_token {
+        actions.push(Action::Retry);
+    }
+    actions.extend([Action::ResolveSources, Action::PlanPass(UnitKind::Copy), Action::Enter(Phase::Synced)]);
+    go(actions)
 }
 
 /// Workers are let go at open units; they wake the engine when none is left.
@@ -319,7 +329,7 @@ fn work(kind: UnitKind, seen: &Observation) -> Plan {
         UnitKind::Verify => &seen.verify,
     };
     let waiting = (walk.failing > 0 && walk.failing == walk.open).then(|| Waiting {
-        reason: "UnitsFailing",
+        reason: UNITS_FAILING,
         message: format!(
             "every open unit failed and is retried with backoff: {}",
             walk.last_error.as_deref().unwrap_or("no error was stored")

@@ -41,6 +41,7 @@ impl World {
             verdict: None,
             blocked_sources: 0,
             pass_taken_at: None,
+            retry_token: String::new(),
         };
         World {
             spec: test_merge(),
@@ -123,6 +124,16 @@ impl World {
                 seen.cutover = CutoverMemo::default();
             }
             Action::UnblockSources => seen.blocked_sources = 0,
+            Action::Retry => {
+                seen.verify.open += 1;
+                self.uncompared += 1;
+                seen.cutover.retry_at = None;
+                seen.cutover.keys_reconciled = false;
+                if seen.phase == Phase::CuttingOver {
+                    seen.verdict = None;
+                }
+                seen.retry_token = self.spec.retry_token.clone();
+            }
             Action::Enter(phase) => seen.phase = *phase,
         }
     }
@@ -158,6 +169,24 @@ proptest! {
     }
 
     #[test]
+    fn a_new_retry_token_is_acted_upon_once_in_every_phase_and_before_the_verdict(
+        graph in graphs(),
+        at in 0_usize..40,
+        deaths in proptest::collection::vec(0_usize..5, 0..60),
+    ) {
+        let mut world = World::new(graph, 0, true);
+        for _ in 0..at {
+            world.step(usize::MAX);
+        }
+        let is_over = world.seen.phase == Phase::Completed;
+        world.spec.retry_token = "again".to_owned();
+        prop_assert_eq!(world.walk(&deaths), Phase::Completed);
+        prop_assert!(world.compared_all_before_verdict, "a verdict before the comparison that was asked for");
+        prop_assert_eq!(world.seen.retry_token == "again", !is_over);
+        prop_assert!(!world.step(usize::MAX).actions.contains(&Action::Retry));
+    }
+
+    #[test]
     fn a_plan_is_the_same_for_the_same_observation(graph in graphs(), writes in 0_u32..50, steps in 0_usize..40) {
         let mut world = World::new(graph, writes, true);
         for _ in 0..steps {
@@ -182,6 +211,26 @@ fn a_failed_merge_is_judged_again_when_the_basis_changes() {
     world.positive = true;
     world.spec.tolerations.max_quarantined = 5;
     assert_eq!(world.walk_from_failed(), Phase::Completed);
+}
+
+#[test]
+fn a_failed_merge_tries_again_with_a_new_retry_token_and_when_a_comparison_was_asked_for() {
+    for ask in
+        [(|world: &mut World| world.spec.retry_token = "again".to_owned()) as fn(&mut World), |world| {
+            world.seen.verify.open = 1;
+        }]
+    {
+        let mut world = World::new(GraphMemo::Direct, 0, false);
+        world.walk(&[]);
+        world.positive = true;
+        ask(&mut world);
+        // It dies between any two actions of the way back.
+        for most in 0..4 {
+            world.step(most);
+        }
+        assert_eq!(world.walk(&[]), Phase::Completed);
+        assert_eq!(world.seen.retry_token, world.spec.retry_token);
+    }
 }
 
 impl World {

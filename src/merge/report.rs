@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::memo::{GraphMemo, Memo};
+use super::memo::GraphMemo;
 use super::observe::{Observation, Rows, active};
 use super::phase::Phase;
 use super::plan::{Next, Waiting};
 use super::progress::{Pace, eta};
 use super::valid::ValidMerge;
-use crate::state::{KindTotals, SourceRow, SourceState};
+use crate::state::{KindTotals, SourceState};
 
 /// Collections that a report names.
 const ATTENTION: usize = 20;
@@ -147,7 +147,7 @@ pub(super) fn report(inputs: &Inputs<'_>, pace: &mut Pace) -> Report {
     let Inputs { spec, seen, rows, now, .. } = *inputs;
     let suspended = spec.suspend && !matches!(seen.phase, Phase::Completed | Phase::Failed);
     let phase = if suspended { Phase::Suspended } else { seen.phase };
-    let attention = attention(&rows.sources, &rows.memo);
+    let attention = attention(rows);
     let attention_total = attention.len() as u64;
     Report {
         phase,
@@ -205,7 +205,8 @@ fn progress(phase: Phase, rows: &Rows, pace: &mut Pace, now: Timestamp) -> Progr
 }
 
 /// Everything that needs a person, by collection id: reasons are stored as `Reason: message`.
-fn attention(sources: &[SourceRow], memo: &Memo) -> Vec<Attention> {
+fn attention(rows: &Rows) -> Vec<Attention> {
+    let Rows { sources, memo, .. } = rows;
     let mut all: Vec<Attention> =
         memo.without_index.iter().map(|(&collection, text)| split(collection, text)).collect();
     for source in
@@ -223,6 +224,18 @@ fn attention(sources: &[SourceRow], memo: &Memo) -> Vec<Attention> {
                 message: format!("what the contract's readers refuse was left out: {}", cuts.join(", ")),
             });
         }
+    }
+    for (&collection, classes) in &rows.quarantine {
+        let named: Vec<String> = classes.iter().map(|(class, count)| format!("{count} {class}")).collect();
+        all.push(Attention {
+            collection,
+            reason: "Quarantined".to_owned(),
+            message: format!(
+                "{} chunks are in quarantine ({}); es-index-merge quarantine list tells why",
+                classes.values().sum::<i64>(),
+                named.join(", ")
+            ),
+        });
     }
     for name in &memo.strays {
         if let Ok(collection) = name.parse() {

@@ -1,7 +1,7 @@
 //! Checkpoints: the only place where progress is written.
 //!
 //! One transaction: lock the units, move the cursors of those whose id, epoch and cursor match, add their
-//! counts, and write quarantine rows and cuts for exactly those. Five statements at most, whatever their number.
+//! counts, and write quarantine rows and cuts for exactly those. Six statements at most, whatever their number.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -104,6 +104,8 @@ impl State {
         let moved = advance(&mut transaction, merge, &advances).await?;
         debug_assert_eq!(moved, accepted_by_rule(&units, &advances), "the statement and the rule differ");
         let of_moved = |unit: UnitId| moved.contains(&unit);
+        forget_what_was_said_before(&mut transaction, &units, advances.iter().filter(|a| of_moved(a.unit)))
+            .await?;
         write_quarantine(&mut transaction, merge, quarantined.iter().filter(|row| of_moved(row.unit)))
             .await?;
         write_cuts(&mut transaction, &units, cuts.iter().filter(|row| of_moved(row.unit))).await?;
@@ -126,10 +128,12 @@ fn checked(advances: &[Advance]) -> Result<Vec<Advance>> {
 
 struct Locked {
     facts: UnitFacts,
+    /// Another walk went over its range before.
+    is_second_walk: bool,
     cuts: Option<BTreeMap<String, i64>>,
 }
 
-type LockedRow = (UnitId, i64, i64, i64, i64, bool, bool, Option<Json<BTreeMap<String, i64>>>);
+type LockedRow = (UnitId, i64, i64, i64, i64, bool, bool, bool, Option<Json<BTreeMap<String, i64>>>);
 
 /// Locks in the order of ids, so that two checkpoints never wait for each other in a circle.
 async fn lock(
@@ -146,10 +150,10 @@ async fn lock(
         .map_err(StateError::during(DOING))?;
     Ok(rows
         .into_iter()
-        .map(|(id, from, to, cursor, epoch, open, leased, cuts)| {
+        .map(|(id, from, to, cursor, epoch, open, leased, is_second_walk, cuts)| {
             let facts = UnitFacts { from, to, cursor, epoch, open, leased };
             debug_assert!(invariants::is_sound(&facts), "{facts:?}");
-            (id, Locked { facts, cuts: cuts.map(|Json(map)| map) })
+            (id, Locked { facts, is_second_walk, cuts: cuts.map(|Json(map)| map) })
         })
         .collect())
 }
@@ -181,6 +185,27 @@ async fn advance(
         .await
         .map_err(StateError::during(DOING))?;
     Ok(moved.into_iter().collect())
+}
+
+/// What is in quarantine is what the last walk over a window put there: a chunk that went over meanwhile leaves it.
+async fn forget_what_was_said_before(
+    connection: &mut PgConnection,
+    units: &HashMap<UnitId, Locked>,
+    moved: impl Iterator<Item = &Advance>,
+) -> Result<()> {
+    let again: Vec<&Advance> =
+        moved.filter(|advance| units.get(&advance.unit).is_some_and(|unit| unit.is_second_walk)).collect();
+    if again.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(include_str!("queries/quarantine_rewalked.sql"))
+        .bind(again.iter().map(|advance| advance.unit).collect::<Vec<_>>())
+        .bind(again.iter().map(|advance| advance.from).collect::<Vec<_>>())
+        .bind(again.iter().map(|advance| advance.to).collect::<Vec<_>>())
+        .execute(connection)
+        .await
+        .map(|_| ())
+        .map_err(StateError::during(DOING))
 }
 
 /// Adds the cuts to those the (locked) units have.

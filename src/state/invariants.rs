@@ -3,8 +3,8 @@
 //! SQL enforces them (every statement repeats its rule in `WHERE`); these functions say them once in a form
 //! that can be read, tested with properties, and held against the database's answer in `debug_assert!`.
 
-use super::Advance;
 use super::checkpoint::Counts;
+use super::{Advance, SourceId};
 
 /// A unit as the rules see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +120,61 @@ pub fn cut(from: i64, to: i64, estimated_documents: i64, split: i64) -> Vec<Rang
         .collect()
 }
 
+/// One position of one log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The source.
+    pub source: SourceId,
+    /// The shard.
+    pub shard: i32,
+    /// The position.
+    pub seq_no: i64,
+}
+
+/// A range of one log that holds some places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlaceRange {
+    /// The source.
+    pub source: SourceId,
+    /// The shard.
+    pub shard: i32,
+    /// The first place.
+    pub from: i64,
+    /// One past the last place.
+    pub to: i64,
+    /// How many places it was made of.
+    pub places: i64,
+}
+
+/// Places this near to each other are one range: what lies between is read with them at no cost worth mentioning.
+pub const NEAR: i64 = 64;
+/// The longest range, so that many places are many units.
+pub const LONGEST_RANGE: i64 = 2_000;
+
+/// Joins places to ranges: each place is in exactly one, each range begins and ends with a place, none is longer
+/// than [`LONGEST_RANGE`].
+#[must_use]
+pub fn ranges(places: &[Place]) -> Vec<PlaceRange> {
+    let mut sorted = places.to_vec();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let mut joined: Vec<PlaceRange> = Vec::new();
+    for Place { source, shard, seq_no } in sorted {
+        match joined.last_mut() {
+            Some(last)
+                if (last.source, last.shard) == (source, shard)
+                    && seq_no - last.to < NEAR
+                    && seq_no - last.from < LONGEST_RANGE =>
+            {
+                last.to = seq_no + 1;
+                last.places += 1;
+            }
+            _ => joined.push(PlaceRange { source, shard, from: seq_no, to: seq_no + 1, places: 1 }),
+        }
+    }
+    joined
+}
+
 /// Whether counts are such as one window can produce.
 #[must_use]
 pub const fn is_countable(counts: &Counts) -> bool {
@@ -179,6 +234,31 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn every_place_is_in_exactly_one_range_that_begins_and_ends_with_one(
+            places in proptest::collection::vec((1..3i64, 0..2i32, 0..10_000i64), 0..200),
+        ) {
+            let places: Vec<Place> =
+                places.into_iter().map(|(source, shard, seq_no)| Place { source, shard, seq_no }).collect();
+            let ranges = ranges(&places);
+            let holds = |range: &PlaceRange, place: &Place| {
+                (range.source, range.shard) == (place.source, place.shard)
+                    && (range.from..range.to).contains(&place.seq_no)
+            };
+            for place in &places {
+                prop_assert_eq!(ranges.iter().filter(|range| holds(range, place)).count(), 1);
+            }
+            for range in &ranges {
+                let (from, to) = (range.from, range.to);
+                let at = |seq_no| Place { source: range.source, shard: range.shard, seq_no };
+                prop_assert!(places.contains(&at(from)) && places.contains(&at(to - 1)));
+                prop_assert!(to - from <= LONGEST_RANGE);
+            }
+            let distinct: std::collections::BTreeSet<Place> = places.iter().copied().collect();
+            let counted: i64 = ranges.iter().map(|range| range.places).sum();
+            prop_assert_eq!(usize::try_from(counted).unwrap(), distinct.len());
+        }
+
         #[test]
         fn ranges_cover_the_log_exactly_once_and_share_the_whole_estimate(
             from in 0..1_000_000i64,

@@ -9,6 +9,8 @@
 //!   release it: it runs out.
 //! - **Planning is idempotent**: the log of a shard is cut from where the last plan ended, under a lock. If the
 //!   shard's history begins anew, everything planned on the old one is closed and counts nowhere.
+//! - A range is **compared once more** by a unit beside the plan, which counts nowhere. What is in quarantine at a
+//!   window is what the last walk over it said.
 //! - A destination is **claimed** by one merge at a time (a unique index, not a check).
 //!
 //! On failure: nothing is tried again in here. A [`StateError`] says its [`Category`], whether the same call
@@ -22,19 +24,20 @@ mod lease;
 mod merges;
 mod plan;
 mod quarantine;
+mod recheck;
 mod schema;
 mod sources;
 mod steps;
 mod totals;
 mod verdicts;
 
-pub use crate::postgres::Category;
+pub use crate::postgres::{Category, Login};
 pub use checkpoint::{Advance, Counts, SourceCuts};
 pub use error::StateError;
 pub use lease::LeasedUnit;
 pub use merges::{Claim, MergeRow, NewMerge};
 pub use plan::ShardTarget;
-pub use quarantine::{Quarantined, QuarantinedRow};
+pub use quarantine::{QuarantineFilter, Quarantined, QuarantinedRow};
 pub use schema::{DEFAULT_SCHEMA, State};
 pub use sources::{NewSource, ShardRow, SourceRow, SourceState};
 pub use totals::{KindTotals, Totals};

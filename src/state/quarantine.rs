@@ -13,6 +13,8 @@ pub struct Quarantined {
     pub unit: UnitId,
     /// The source; must be that of the unit.
     pub source: SourceId,
+    /// The shard; must be that of the unit.
+    pub shard: i32,
     /// The collection.
     pub collection_id: i64,
     /// The chunk's `_id` in the source.
@@ -34,6 +36,8 @@ pub struct Quarantined {
 pub struct QuarantinedRow {
     /// The source.
     pub source: SourceId,
+    /// The shard of the source's index.
+    pub shard: i32,
     /// The collection.
     pub collection_id: i64,
     /// The chunk's `_id` in the source.
@@ -52,31 +56,51 @@ pub struct QuarantinedRow {
     pub seen_at: jiff::Timestamp,
 }
 
-type ListedRow = (SourceId, i64, String, Option<String>, i64, String, String, i64, i64);
+/// Which chunks of the quarantine are meant; by default all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QuarantineFilter {
+    /// Only those of this collection.
+    pub collection: Option<i64>,
+    /// Only those of this class.
+    pub class: Option<String>,
+}
+
+type ListedRow = (SourceId, i32, i64, String, Option<String>, i64, String, String, i64, i64);
+
+/// Rows of one page, where all are wanted.
+const PAGE: i64 = 5_000;
 
 impl State {
-    /// How many chunks of each collection are in quarantine; collections without any are absent.
-    pub async fn quarantine_counts(&self, merge: MergeId) -> Result<BTreeMap<i64, i64>> {
-        let rows: Vec<(i64, i64)> = sqlx::query_as(
-            "SELECT collection_id, count(*) FROM quarantine WHERE merge = $1 GROUP BY collection_id",
-        )
-        .bind(merge)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(StateError::during("counting the quarantine"))?;
-        Ok(rows.into_iter().collect())
+    /// How many chunks of each collection are in quarantine, by class; collections without any are absent.
+    pub async fn quarantine_counts(&self, merge: MergeId) -> Result<BTreeMap<i64, BTreeMap<String, i64>>> {
+        let rows: Vec<(i64, String, i64)> = sqlx::query_as(include_str!("queries/quarantine_classes.sql"))
+            .bind(merge)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(StateError::during("counting the quarantine"))?;
+        let mut counts: BTreeMap<i64, BTreeMap<String, i64>> = BTreeMap::new();
+        for (collection, class, count) in rows {
+            counts.entry(collection).or_default().insert(class, count);
+        }
+        Ok(counts)
     }
 
-    /// The first `limit` chunks in quarantine, of one collection or of all, ordered by collection and chunk id.
-    pub async fn quarantine_list(
+    /// At most `limit` chunks in quarantine, after the given one, ordered by collection and chunk.
+    pub async fn quarantine_page(
         &self,
         merge: MergeId,
-        collection: Option<i64>,
+        filter: &QuarantineFilter,
+        after: Option<&QuarantinedRow>,
         limit: i64,
     ) -> Result<Vec<QuarantinedRow>> {
         let rows: Vec<ListedRow> = sqlx::query_as(include_str!("queries/quarantine_list.sql"))
             .bind(merge)
-            .bind(collection)
+            .bind(filter.collection)
+            .bind(filter.class.as_deref().map(storable))
+            .bind(after.map(|row| row.collection_id))
+            .bind(after.map(|row| row.source))
+            .bind(after.map(|row| row.shard))
+            .bind(after.map(|row| row.chunk_id.as_str()))
             .bind(limit.max(0))
             .fetch_all(&self.pool)
             .await
@@ -84,39 +108,49 @@ impl State {
         rows.into_iter().map(read_listed).collect()
     }
 
-    /// The raw `_source` of one chunk in quarantine.
-    pub async fn quarantine_original(
+    /// Every chunk in quarantine that is meant, without the originals.
+    pub async fn quarantine_list(
         &self,
         merge: MergeId,
-        source: SourceId,
-        chunk_id: &str,
-    ) -> Result<Option<Vec<u8>>> {
+        filter: &QuarantineFilter,
+    ) -> Result<Vec<QuarantinedRow>> {
+        let mut all: Vec<QuarantinedRow> = Vec::new();
+        loop {
+            let page = self.quarantine_page(merge, filter, all.last(), PAGE).await?;
+            let is_last = i64::try_from(page.len()).unwrap_or(PAGE) < PAGE;
+            all.extend(page);
+            if is_last {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// The raw `_source` of one chunk in quarantine.
+    pub async fn quarantine_original(&self, merge: MergeId, row: &QuarantinedRow) -> Result<Option<Vec<u8>>> {
         sqlx::query_scalar(
-            "SELECT original FROM quarantine WHERE merge = $1 AND source = $2 AND chunk_id = $3",
+            "SELECT original FROM quarantine WHERE merge = $1 AND source = $2 AND shard = $3 AND chunk_id = $4",
         )
         .bind(merge)
-        .bind(source)
-        .bind(storable(chunk_id))
+        .bind(row.source)
+        .bind(row.shard)
+        .bind(storable(&row.chunk_id))
         .fetch_optional(&self.pool)
         .await
         .map_err(StateError::during("reading a chunk in quarantine"))
     }
 
     /// Takes chunks out of quarantine whose refused state exists no more: the chunk was deleted or a newer
-    /// version of it (a higher sequence number than the given) was moved. Returns how many.
-    pub async fn quarantine_clear(
-        &self,
-        merge: MergeId,
-        resolved: &[(SourceId, String, i64 /* the sequence number up to which it is resolved */)],
-    ) -> Result<u64> {
+    /// version of it was moved. A row that speaks of a later state than the given one stays. Returns how many.
+    pub async fn quarantine_clear(&self, merge: MergeId, resolved: &[&QuarantinedRow]) -> Result<u64> {
         if resolved.is_empty() {
             return Ok(0);
         }
         sqlx::query(include_str!("queries/quarantine_clear.sql"))
             .bind(merge)
-            .bind(resolved.iter().map(|row| row.0).collect::<Vec<_>>())
-            .bind(resolved.iter().map(|row| storable(&row.1)).collect::<Vec<_>>())
-            .bind(resolved.iter().map(|row| row.2).collect::<Vec<_>>())
+            .bind(resolved.iter().map(|row| row.source).collect::<Vec<_>>())
+            .bind(resolved.iter().map(|row| row.shard).collect::<Vec<_>>())
+            .bind(resolved.iter().map(|row| storable(&row.chunk_id)).collect::<Vec<_>>())
+            .bind(resolved.iter().map(|row| row.seq_no).collect::<Vec<_>>())
             .execute(&self.pool)
             .await
             .map(|done| done.rows_affected())
@@ -130,9 +164,9 @@ pub(super) async fn write_quarantine(
     merge: MergeId,
     rows: impl Iterator<Item = &Quarantined>,
 ) -> Result<()> {
-    let mut newest: BTreeMap<(SourceId, String), &Quarantined> = BTreeMap::new();
+    let mut newest: BTreeMap<(SourceId, i32, String), &Quarantined> = BTreeMap::new();
     for row in rows {
-        let kept = newest.entry((row.source, storable(&row.chunk_id))).or_insert(row);
+        let kept = newest.entry((row.source, row.shard, storable(&row.chunk_id))).or_insert(row);
         if row.seq_no > kept.seq_no {
             *kept = row;
         }
@@ -140,12 +174,11 @@ pub(super) async fn write_quarantine(
     if newest.is_empty() {
         return Ok(());
     }
-    let (sources, chunks): (Vec<SourceId>, Vec<String>) = newest.keys().cloned().unzip();
     let rows: Vec<&Quarantined> = newest.into_values().collect();
     sqlx::query(include_str!("queries/quarantine_write.sql"))
         .bind(merge)
-        .bind(sources)
-        .bind(chunks)
+        .bind(rows.iter().map(|row| row.source).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| storable(&row.chunk_id)).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.unit).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.collection_id).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.destination_id.as_deref().map(storable)).collect::<Vec<_>>())
@@ -160,9 +193,10 @@ pub(super) async fn write_quarantine(
 }
 
 fn read_listed(row: ListedRow) -> Result<QuarantinedRow> {
-    let (source, collection_id, chunk_id, destination_id, seq_no, class, reason, bytes, seen_at) = row;
+    let (source, shard, collection_id, chunk_id, destination_id, seq_no, class, reason, bytes, seen_at) = row;
     Ok(QuarantinedRow {
         source,
+        shard,
         collection_id,
         chunk_id,
         destination_id,

@@ -6,13 +6,12 @@
 
 use std::time::Duration;
 
-use secrecy::SecretString;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, PgPool};
 
 use super::{Result, StateError};
-use crate::postgres::{self, Access, Category, Failure, Session};
+use crate::postgres::{self, Access, Category, Failure, Login, Session};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -34,13 +33,34 @@ impl State {
     ///
     /// `schema` must match `^[a-z_][a-z0-9_]{0,62}$`. Creating it needs `CREATE` on the database; where the
     /// user has not that right the error is [`Category::Forbidden`] and names two ways out.
-    pub async fn connect(url: &SecretString, schema: &str) -> Result<Self> {
+    pub async fn connect(login: impl Into<Login>, schema: &str) -> Result<Self> {
         let session = session(schema)?;
-        let options = postgres::options(url)?;
+        let options = postgres::options(&login.into())?;
         postgres::check(&options).await?;
         let pool = postgres::open(options, session);
         let mut connection = pool.acquire().await.map_err(StateError::during("connecting to Postgres"))?;
         bring_up_to_date(&mut connection, schema).await?;
+        drop(connection);
+        Ok(Self { pool })
+    }
+
+    /// Connects to a schema that is there already, and changes nothing: for looking at what a merge left.
+    pub async fn connect_existing(login: impl Into<Login>, schema: &str) -> Result<Self> {
+        let session = session(schema)?;
+        let options = postgres::options(&login.into())?;
+        postgres::check(&options).await?;
+        let pool = postgres::open(options, session);
+        let mut connection = pool.acquire().await.map_err(StateError::during("connecting to Postgres"))?;
+        if !is_up_to_date(&mut connection).await? {
+            return Err(Failure::known(
+                Category::Missing,
+                "reading the state",
+                format!("schema `{schema}` of that database holds no state of this version"),
+                "check spec.state and the URL; a state of another version is read by that version, or brought up to \
+                 date by a run of the merge",
+            )
+            .into());
+        }
         drop(connection);
         Ok(Self { pool })
     }

@@ -49,6 +49,17 @@ impl State {
             .map_err(StateError::during("saving verdicts"))
     }
 
+    /// Forgets the verdicts on all other collections: those that take no part any more must not be judged by.
+    pub async fn keep_verdicts(&self, merge: MergeId, collections: &[i64]) -> Result<u64> {
+        sqlx::query("DELETE FROM collection_verdict WHERE merge = $1 AND collection_id <> ALL ($2)")
+            .bind(merge)
+            .bind(collections)
+            .execute(&self.pool)
+            .await
+            .map(|done| done.rows_affected())
+            .map_err(StateError::during("forgetting verdicts"))
+    }
+
     /// All verdicts of the merge, ordered by collection.
     pub async fn verdicts(&self, merge: MergeId) -> Result<Vec<CollectionVerdict>> {
         sqlx::query_as(include_str!("queries/verdict_list.sql"))

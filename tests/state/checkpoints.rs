@@ -1,7 +1,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use es_index_merge::state::{
-    Advance, Category, CollectionVerdict, Counts, Quarantined, ShardTarget, SourceCuts, UnitKind,
+    Advance, Category, CollectionVerdict, Counts, QuarantineFilter, Quarantined, QuarantinedRow, ShardTarget,
+    SourceCuts, UnitKind,
 };
 
 use crate::fixture::{Fixture, LEASE, advance, quarantined, target};
@@ -68,7 +69,7 @@ async fn quarantine_and_cuts_are_written_only_for_accepted_units() {
     let accepted = fixture.state.checkpoint(fixture.merge, &steps, &rows, &cuts).await.unwrap();
     assert_eq!(accepted, HashSet::from([kept.id]));
     let counts = fixture.state.quarantine_counts(fixture.merge).await.unwrap();
-    assert_eq!(counts, BTreeMap::from([(1, 1)]));
+    assert_eq!(counts, BTreeMap::from([(1, BTreeMap::from([("vector".to_owned(), 1)]))]));
     let rows = fixture.state.sources(fixture.merge).await.unwrap();
     assert_eq!(rows[0].cuts, BTreeMap::from([("metadata_key".to_owned(), 2)]));
     assert!(rows[1].cuts.is_empty());
@@ -106,17 +107,18 @@ async fn of_a_chunk_in_quarantine_the_newest_state_stays() {
     let older = [row(20, "older than what is stored")];
     unit.cursor = 40;
     fixture.state.checkpoint(fixture.merge, &[advance(&unit, 10)], &older, &[]).await.unwrap();
-    let listed = fixture.state.quarantine_list(fixture.merge, Some(1), 10).await.unwrap();
+    let of_one = QuarantineFilter { collection: Some(1), class: None };
+    let listed = fixture.state.quarantine_list(fixture.merge, &of_one).await.unwrap();
     assert_eq!(listed.len(), 1);
     assert_eq!((listed[0].seq_no, listed[0].reason.as_str()), (30, "newest"));
-    let original =
-        fixture.state.quarantine_original(fixture.merge, unit.source, "same\0chunk").await.unwrap();
+    let original = fixture.state.quarantine_original(fixture.merge, &listed[0]).await.unwrap();
     assert_eq!(original.unwrap(), b"{\"id\":30}");
 
-    let cleared = |seq_no| vec![(unit.source, "same\0chunk".to_owned(), seq_no)];
-    assert_eq!(fixture.state.quarantine_clear(fixture.merge, &cleared(29)).await.unwrap(), 0);
-    assert_eq!(fixture.state.quarantine_clear(fixture.merge, &cleared(31)).await.unwrap(), 1);
-    assert!(fixture.state.quarantine_list(fixture.merge, None, 10).await.unwrap().is_empty());
+    let at = |seq_no| QuarantinedRow { seq_no, ..listed[0].clone() };
+    assert_eq!(fixture.state.quarantine_clear(fixture.merge, &[&at(29)]).await.unwrap(), 0);
+    assert_eq!(fixture.state.quarantine_clear(fixture.merge, &[&at(31)]).await.unwrap(), 1);
+    let all = QuarantineFilter::default();
+    assert!(fixture.state.quarantine_list(fixture.merge, &all).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -179,6 +181,9 @@ async fn the_newest_verdict_of_a_collection_stays() {
     fixture.state.save_verdicts(fixture.merge, &[verdict(2, true, None)]).await.unwrap();
     let stored = fixture.state.verdicts(fixture.merge).await.unwrap();
     assert_eq!(stored, [verdict(1, true, None), verdict(2, true, None)]);
+    assert_eq!(fixture.state.keep_verdicts(fixture.merge, &[1]).await.unwrap(), 1);
+    assert_eq!(fixture.state.verdicts(fixture.merge).await.unwrap(), [verdict(1, true, None)]);
+    assert_eq!(fixture.state.keep_verdicts(fixture.merge, &[]).await.unwrap(), 1);
 }
 
 fn cuts(unit: &es_index_merge::state::LeasedUnit, number: i64) -> SourceCuts {

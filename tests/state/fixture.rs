@@ -102,6 +102,7 @@ pub fn quarantined(unit: &LeasedUnit, seq_no: i64) -> Quarantined {
     Quarantined {
         unit: unit.id,
         source: unit.source,
+        shard: unit.shard,
         collection_id: unit.collection_id,
         chunk_id: format!("chunk-{seq_no}"),
         destination_id: None,

@@ -12,4 +12,5 @@ mod interleavings;
 mod leases;
 mod plans;
 mod queries;
+mod rechecks;
 mod sources;

@@ -1,4 +1,4 @@
-use es_index_merge::state::{Category, NewSource, ShardTarget, SourceState, UnitKind};
+use es_index_merge::state::{Category, NewSource, QuarantineFilter, ShardTarget, SourceState, UnitKind};
 
 use crate::fixture::{Fixture, LEASE, SCHEMA, advance, claimed, quarantined, source, target};
 
@@ -179,7 +179,7 @@ async fn a_verification_that_begins_anew_forgets_what_was_compared_and_leaves_th
     assert!(late.is_empty(), "a worker of before may not go on");
     let shards = fixture.state.shards(fixture.merge).await.unwrap();
     assert!(shards.iter().all(|shard| shard.copy_planned_to > 0 && shard.verify_planned_to == 0));
-    let left = fixture.state.quarantine_list(fixture.merge, None, 10).await.unwrap();
+    let left = fixture.state.quarantine_list(fixture.merge, &QuarantineFilter::default()).await.unwrap();
     assert_eq!(left.iter().map(|row| row.chunk_id.as_str()).collect::<Vec<_>>(), ["chunk-1"]);
     assert_eq!(fixture.plan(UnitKind::Verify, &targets, 1_000).await, 2);
     let totals = fixture.state.totals(fixture.merge).await.unwrap();

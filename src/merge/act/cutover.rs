@@ -13,7 +13,7 @@ use crate::elastic::IndexName;
 use crate::merge::elapsed;
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
-use crate::merge::memo::CutoverMemo;
+use crate::merge::memo::{CutoverMemo, Rechecked};
 use crate::merge::observe::{active, parse_memo};
 use crate::merge::phase::Phase;
 use crate::merge::valid::{SourceWrites, ValidMerge};
@@ -118,6 +118,7 @@ pub(super) async fn has_newcomers(engine: &Engine) -> Result<bool, MergeError> {
             .edit_memo(|memo| {
                 memo.cutover.blocked = false;
                 memo.cutover.last_pass_planned = false;
+                memo.cutover.rechecked = Rechecked::Nothing;
             })
             .await?;
     }

@@ -1,21 +1,24 @@
 //! The keys of both sides: what is in the destination and not in the source is deleted.
 //!
 //! When every live chunk of a collection has been compared and found in the destination, equal counts mean equal
-//! sets. Only where the counts differ (chunks were deleted, or changed their key) are the keys compared:
-//! in buckets by hash, so that memory is bounded whatever the size of the collection.
+//! sets. Only where the counts differ (chunks were deleted, changed their key, or share one) are the keys compared:
+//! in buckets by hash, so that memory is bounded whatever the size of the collection. Chunks that share a key are
+//! compared once more before a difference of the counts is put down to them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
-use super::sources::{index_name, readable};
+use super::sources::{index_name, is_unreadable, readable};
 use crate::chunk::key_of;
 use crate::elastic::{
-    BulkBody, BulkItem, IndexName, MAX_WINDOW, PrimaryStats, ReadLane, SeqNo, ShardNumber, WindowRequest,
+    BulkBody, BulkItem, MAX_WINDOW, PrimaryStats, ReadLane, SeqNo, ShardNumber, WindowRequest,
 };
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
-use crate::merge::observe::active;
+use crate::merge::memo::Rechecked;
+use crate::merge::observe::{active, parse_memo};
 use crate::merge::valid::ValidMerge;
-use crate::state::{CollectionVerdict, QuarantinedRow, SourceRow, SourceState};
+use crate::state::invariants::Place;
+use crate::state::{CollectionVerdict, QuarantineFilter, QuarantinedRow, SourceId, SourceRow, SourceState};
 
 /// Keys held in memory at once: 16 bytes each, about 40 MiB with the set's overhead.
 const BUCKET: u64 = 1_000_000;
@@ -25,6 +28,8 @@ const DELETIONS: usize = 1_000;
 const RECHECK: usize = 200;
 /// The field by which the destination's documents belong to a collection.
 const COLLECTION_FIELD: &str = "collection_id";
+/// Classes of quarantined chunks that were judged by what another writer or chunk left under their key.
+const DISPUTED_CLASSES: [&str; 2] = ["Collision", "Different"];
 /// Classes of quarantined chunks whose key is in the destination all the same.
 const PRESENT_CLASSES: [&str; 1] = ["Different"];
 
@@ -40,7 +45,13 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge) -> Result<(), 
     let destination = &engine.merge.destination.index;
     engine.destination.refresh(std::slice::from_ref(destination)).await.map_err(MergeError::Destination)?;
     let stored = engine.state.sources(engine.id).await?;
-    release_what_lives_no_more(engine, &stored).await?;
+    let left = release_what_lives_no_more(engine, &stored, |_| true).await?;
+    let memo = parse_memo(&engine.merge_row().await?)?;
+    let twins = Twins { rechecked: memo.cutover.rechecked };
+    // Before anything is deleted: a deletion is remembered under a version that what comes back may not have.
+    if twins.retry_disputes(engine).await? > 0 {
+        return engine.edit_memo(|memo| memo.cutover.rechecked = Rechecked::Disputes).await.map(drop);
+    }
     let names = active(&stored).map(index_name).collect::<Result<Vec<_>, _>>()?;
     let stats = readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?).0;
     let there =
@@ -48,10 +59,10 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge) -> Result<(), 
     let counts: BTreeMap<i64, crate::state::Counts> =
         engine.state.collection_counts(engine.id).await?.into_iter().collect();
     let mut quarantine: BTreeMap<i64, Vec<QuarantinedRow>> = BTreeMap::new();
-    for row in engine.state.quarantine_list(engine.id, None, i64::MAX).await? {
+    for row in left {
         quarantine.entry(row.collection_id).or_default().push(row);
     }
-
+    let mut to_compare = 0;
     let mut verdicts = Vec::with_capacity(stored.len());
     for source in &stored {
         let quarantined = quarantine.get(&source.collection_id).map_or(&[][..], Vec::as_slice);
@@ -66,7 +77,10 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge) -> Result<(), 
                 };
                 let mut sides = Sides::new(shards, in_destination, &counts, quarantined);
                 if !sides.agree() {
-                    sides = compare_keys(engine, source, &name, shards, quarantined, sides).await?;
+                    let (agreed, planned) =
+                        compare_keys(engine, source, shards, quarantined, sides, &twins).await?;
+                    sides = agreed;
+                    to_compare += planned;
                 }
                 verdicts.push(sides.verdict(source.collection_id, &counts));
             }
@@ -79,7 +93,17 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge) -> Result<(), 
             }
         }
     }
+    verdicts.extend(never_read(&memo.without_index, &stored, &there));
+    if to_compare > 0 {
+        tracing::info!(
+            units = to_compare,
+            "chunks that share a key are compared before the counts are believed"
+        );
+        return engine.edit_memo(|memo| memo.cutover.rechecked = Rechecked::Twins).await.map(drop);
+    }
     engine.state.save_verdicts(engine.id, &verdicts).await?;
+    let judged: Vec<i64> = verdicts.iter().map(|verdict| verdict.collection_id).collect();
+    engine.state.keep_verdicts(engine.id, &judged).await?;
     engine.edit_memo(|memo| memo.cutover.keys_reconciled = true).await?;
     tracing::debug!(collections = verdicts.len(), "keys are reconciled");
     Ok(())
@@ -166,34 +190,111 @@ fn unread(source: &SourceRow, in_destination: u64) -> CollectionVerdict {
     }
 }
 
+/// Chunks that may have the key of another: one that came later may have replaced an earlier one that was compared
+/// before. They are compared once in each attempt to cut over (disputes first); then each is known to be equal to what is under its
+/// key, or is in quarantine.
+struct Twins {
+    rechecked: Rechecked,
+}
+
+impl Twins {
+    /// Plans the comparison of what depends on another chunk, which may be gone. Returns how many chunks.
+    async fn retry_disputes(&self, engine: &Engine) -> Result<u64, MergeError> {
+        let mut retried = 0;
+        for class in DISPUTED_CLASSES.iter().filter(|_| self.rechecked < Rechecked::Disputes) {
+            let filter = QuarantineFilter { class: Some((*class).to_owned()), ..QuarantineFilter::default() };
+            retried += engine.state.retry_quarantined(engine.id, &filter).await?;
+        }
+        Ok(retried)
+    }
+
+    /// Plans the comparison of the chunks with these keys. Returns how many units that makes.
+    async fn compare(
+        &self,
+        engine: &Engine,
+        source: &SourceRow,
+        shards: &[PrimaryStats],
+        withheld: &Withheld<'_>,
+        keys: &HashSet<u128>,
+    ) -> Result<u64, MergeError> {
+        if self.rechecked == Rechecked::Twins || keys.is_empty() {
+            return Ok(0);
+        }
+        let mut places = Vec::new();
+        for shard in shards {
+            source_keys(engine, source, shard, withheld, |key, seq_no| {
+                if keys.contains(&key) {
+                    places.push(Place { source: source.id, shard: shard.shard, seq_no });
+                }
+            })
+            .await?;
+        }
+        Ok(engine.state.plan_recheck(engine.id, &places).await?)
+    }
+}
+
+/// Chunks in quarantine that are not in the destination, by shard and `_id`.
+type Withheld<'a> = HashSet<(ShardNumber, &'a str)>;
+
+/// Collections that have an index which could never be read: they are no sources yet, and no less missing for that.
+fn never_read(
+    without_index: &BTreeMap<i64, String>,
+    stored: &[SourceRow],
+    there: &BTreeMap<i64, u64>,
+) -> Vec<CollectionVerdict> {
+    let judged = |collection| {
+        let takes_part =
+            |source: &&SourceRow| matches!(source.state, SourceState::Active | SourceState::Waiting);
+        stored.iter().filter(takes_part).any(|source| source.collection_id == collection)
+    };
+    without_index
+        .iter()
+        .filter(|(collection, why)| is_unreadable(why) && !judged(**collection))
+        .map(|(&collection_id, why)| CollectionVerdict {
+            collection_id,
+            source_documents: 0,
+            destination_documents: signed(there.get(&collection_id).copied().unwrap_or(0)),
+            compared: 0,
+            different: 0,
+            quarantined: 0,
+            collapsed: 0,
+            verdict: false,
+            reason: Some(why.clone()),
+        })
+        .collect()
+}
+
 /// Compares the keys of one collection, deletes from the destination what the source does not have, and counts anew.
+/// Also returns how many units were planned for keys that several chunks have.
 async fn compare_keys(
     engine: &Engine,
     source: &SourceRow,
-    name: &IndexName,
     shards: &[PrimaryStats],
     quarantined: &[QuarantinedRow],
     mut sides: Sides,
-) -> Result<Sides, MergeError> {
-    let withheld: HashSet<&str> = quarantined
+    twins: &Twins,
+) -> Result<(Sides, u64), MergeError> {
+    let withheld: Withheld<'_> = quarantined
         .iter()
-        .filter(|row| !PRESENT_CLASSES.contains(&row.class.as_str()))
-        .map(|row| row.chunk_id.as_str())
+        .filter(|row| row.source == source.id && !PRESENT_CLASSES.contains(&row.class.as_str()))
+        .map(|row| (row.shard, row.chunk_id.as_str()))
         .collect();
     let buckets = (sides.source.max(sides.destination) / BUCKET + 1).min(256);
-    let (mut live, mut distinct, mut kept, mut extra) = (0_u64, 0_u64, 0_u64, 0_u64);
+    let (mut live, mut distinct, mut kept, mut extra, mut planned) = (0_u64, 0_u64, 0_u64, 0_u64, 0_u64);
     for bucket in 0..buckets {
         let in_bucket = |key: u128| (key >> 120) as u64 % buckets == bucket;
         let mut keys: HashSet<u128> = HashSet::new();
+        let mut shared: HashSet<u128> = HashSet::new();
         for shard in shards {
-            live += source_keys(engine, name, shard, &withheld, |key| {
-                if in_bucket(key) {
-                    keys.insert(key);
+            live += source_keys(engine, source, shard, &withheld, |key, _| {
+                if in_bucket(key) && !keys.insert(key) {
+                    shared.insert(key);
                 }
             })
             .await?;
         }
         distinct += keys.len() as u64;
+        planned += twins.compare(engine, source, shards, &withheld, &shared).await?;
         let (bucket_kept, bucket_extra) =
             delete_others(engine, source.collection_id, &keys, in_bucket).await?;
         kept += bucket_kept;
@@ -204,18 +305,19 @@ async fn compare_keys(
     sides.withheld = withheld.len() as u64;
     sides.collapsed = sides.source.saturating_sub(sides.withheld).saturating_sub(distinct);
     sides.destination = kept;
-    Ok(sides)
+    Ok((sides, planned))
 }
 
-/// The keys of the live chunks of a shard; returns how many chunks there are. Chunks without a key are in
-/// quarantine, like those in `withheld`.
+/// The keys of the live chunks of a shard, each with its place; returns how many chunks there are. Chunks without a
+/// key are in quarantine, like those in `withheld`.
 async fn source_keys(
     engine: &Engine,
-    name: &IndexName,
+    source: &SourceRow,
     shard: &PrimaryStats,
-    withheld: &HashSet<&str>,
-    mut visit: impl FnMut(u128),
+    withheld: &Withheld<'_>,
+    mut visit: impl FnMut(u128, SeqNo),
 ) -> Result<u64, MergeError> {
+    let name = index_name(source)?;
     let mut live = 0;
     let mut from = 0;
     let end = shard.max_seq_no + 1;
@@ -231,9 +333,9 @@ async fn source_keys(
         for page in engine.source.read_windows(&[request]).await.map_err(MergeError::Source)? {
             let page = page.map_err(MergeError::Source)?;
             live += page.hits.len() as u64;
-            for hit in page.hits.iter().filter(|hit| !withheld.contains(hit.id.as_str())) {
+            for hit in page.hits.iter().filter(|hit| !withheld.contains(&(shard.shard, hit.id.as_str()))) {
                 if let Ok(id) = key_of(hit.source()) {
-                    visit(short_key(&id));
+                    visit(short_key(&id), hit.seq_no);
                 }
             }
         }
@@ -329,39 +431,40 @@ async fn delete(engine: &Engine, keys: &[(String, i64)]) -> Result<(), MergeErro
     Ok(())
 }
 
-/// Quarantine speaks of chunks as they were read. One that was updated or deleted since is not there any more;
-/// the update was judged by itself.
-async fn release_what_lives_no_more(engine: &Engine, stored: &[SourceRow]) -> Result<(), MergeError> {
-    let rows = engine.state.quarantine_list(engine.id, None, i64::MAX).await?;
+/// Quarantine speaks of chunks as they were read. One that was updated or deleted since is not there any more; the
+/// update was judged by itself. Looks at the chunks of those sources, returns the rows that stay.
+pub(super) async fn release_what_lives_no_more(
+    engine: &Engine,
+    stored: &[SourceRow],
+    concerns: impl Fn(SourceId) -> bool,
+) -> Result<Vec<QuarantinedRow>, MergeError> {
+    let rows = engine.state.quarantine_list(engine.id, &QuarantineFilter::default()).await?;
     let sources: BTreeMap<i64, &SourceRow> = active(stored).map(|source| (source.id, source)).collect();
-    let mut released = Vec::new();
-    let (known, orphaned): (Vec<_>, Vec<_>) =
-        rows.into_iter().partition(|row| sources.contains_key(&row.source));
-    released.extend(orphaned.into_iter().map(|row| (row.source, row.chunk_id, row.seq_no)));
+    let (looked_at, mut left): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| concerns(row.source));
+    let (known, mut dead): (Vec<_>, Vec<_>) =
+        looked_at.into_iter().partition(|row| sources.contains_key(&row.source));
     for part in known.chunks(RECHECK) {
-        let mut requests = Vec::new();
+        let mut requests = Vec::with_capacity(part.len());
         for row in part {
             let Some(source) = sources.get(&row.source) else { continue };
-            for shard in 0..source.shards {
-                requests.push(WindowRequest {
-                    index: index_name(source)?,
-                    shard,
-                    from: row.seq_no,
-                    to: row.seq_no + 1,
-                    lane: ReadLane::Keys,
-                });
-            }
+            requests.push(WindowRequest {
+                index: index_name(source)?,
+                shard: row.shard,
+                from: row.seq_no,
+                to: row.seq_no + 1,
+                lane: ReadLane::Keys,
+            });
         }
-        let mut live: BTreeSet<String> = BTreeSet::new();
-        for page in engine.source.read_windows(&requests).await.map_err(MergeError::Source)? {
+        let pages = engine.source.read_windows(&requests).await.map_err(MergeError::Source)?;
+        for (row, page) in part.iter().zip(pages) {
             let page = page.map_err(MergeError::Source)?;
-            live.extend(page.hits.iter().map(|hit| hit.id.clone()));
+            let lives = page.hits.iter().any(|hit| hit.id == row.chunk_id);
+            if lives { left.push(row.clone()) } else { dead.push(row.clone()) }
         }
-        let dead = part.iter().filter(|row| !live.contains(&row.chunk_id));
-        released.extend(dead.map(|row| (row.source, row.chunk_id.clone(), row.seq_no)));
     }
-    engine.state.quarantine_clear(engine.id, &released).await?;
-    Ok(())
+    let dead: Vec<&QuarantinedRow> = dead.iter().collect();
+    engine.state.quarantine_clear(engine.id, &dead).await?;
+    Ok(left)
 }
 
 /// The first 128 bits of a destination id (SHA-256 in hex): enough to tell keys apart.

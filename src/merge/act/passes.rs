@@ -4,16 +4,17 @@
 //! then a refresh, then units up to those ends. Every operation at or below an end is then visible to the
 //! searches that walk the units.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+use super::keys;
 use super::sources::{index_name, readable};
 use crate::elastic::{IndexName, PrimaryStats};
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::observe::active;
-use crate::state::{ShardRow, ShardTarget, SourceRow, UnitKind};
+use crate::state::{ShardRow, ShardTarget, SourceId, SourceRow, UnitKind};
 
 /// Sequence numbers in one unit: a shard with more is shared by several tasks.
 const SPLIT: i64 = 10_000;
@@ -90,6 +91,9 @@ pub(super) async fn plan_verify(engine: &Engine) -> Result<(), MergeError> {
             })
         })
         .collect();
+    // A chunk that was mended is an operation of such a source, and what is said of its former state is over.
+    let grown: BTreeSet<SourceId> = targets.iter().map(|target| target.source).collect();
+    keys::release_what_lives_no_more(engine, &stored, |source| grown.contains(&source)).await?;
     let pass = engine.merge_row().await?.pass;
     engine.state.plan_units(engine.id, UnitKind::Verify, pass, &targets, SPLIT).await?;
     Ok(())

@@ -12,6 +12,7 @@ use crate::merge::act::{VECTOR_FIELD, keys};
 use crate::merge::engine::Engine;
 use crate::merge::error::{MergeCategory, MergeError};
 use crate::merge::observe::{active, parse_memo};
+use crate::merge::stored_index;
 use crate::merge::valid::ValidMerge;
 use crate::state::{NewSource, SourceId, SourceRow, SourceState};
 
@@ -105,9 +106,11 @@ pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<(), Me
     let fresh: BTreeSet<(i64, &str)> =
         found.iter().map(|source| (source.collection_id, source.index_uuid.as_str())).collect();
     let known: BTreeSet<i64> = rows.iter().map(|row| row.id).collect();
-    retire(engine, &stored, &fresh, &known, &matched).await?;
+    retire(engine, spec, &stored, &fresh, &known, &matched).await?;
 
     load_lanes(engine, &stored).await?;
+    // As they are now: some may have been set aside.
+    let stored = engine.state.sources(engine.id).await?;
     report_attention(engine, &before, &stored, &matched).await
 }
 
@@ -190,9 +193,10 @@ fn total(shards: &[PrimaryStats], of: impl Fn(&PrimaryStats) -> u64) -> i64 {
 }
 
 /// Sources that were active and are not found any more: replaced by a new index (the old chunks give way to
-/// the new ones and to the comparison of keys), gone for good (purged), or only closed (waiting).
+/// the new ones and to the comparison of keys), gone for good or excluded (purged), or only closed (waiting).
 async fn retire(
     engine: &Engine,
+    spec: &ValidMerge,
     stored: &[SourceRow],
     fresh: &BTreeSet<(i64, &str)>,
     known: &BTreeSet<i64>,
@@ -203,10 +207,14 @@ async fn retire(
             && !fresh.contains(&(source.collection_id, source.index_uuid.as_str()))
     });
     for source in lost {
-        let closed = matched
-            .attention
-            .get(&source.collection_id)
-            .is_some_and(|why| why.starts_with("IndexClosed") || why.starts_with("IndexUnavailable"));
+        if !spec.wants(source.collection_id) {
+            tracing::info!(collection = source.collection_id, "a source is no longer asked for");
+            engine.state.abandon_units(source.id).await?;
+            keys::purge(engine, source).await?;
+            engine.state.set_source_state(&[source.id], SourceState::Purged).await?;
+            continue;
+        }
+        let closed = matched.attention.get(&source.collection_id).is_some_and(|why| is_unreadable(why));
         if closed {
             engine.state.set_source_state(&[source.id], SourceState::Waiting).await?;
             continue;
@@ -227,6 +235,11 @@ async fn retire(
     Ok(())
 }
 
+/// Whether that reason of attention speaks of an index that is there and cannot be read.
+pub(super) fn is_unreadable(why: &str) -> bool {
+    why.starts_with("IndexClosed") || why.starts_with("IndexUnavailable")
+}
+
 /// Whether that very index (not one re-created under its name) answers by name. A refusal is an error here.
 async fn still_there(engine: &Engine, source: &SourceRow) -> Result<bool, MergeError> {
     let name = index_name(source)?;
@@ -236,8 +249,7 @@ async fn still_there(engine: &Engine, source: &SourceRow) -> Result<bool, MergeE
 
 /// The stored name of a source's index.
 pub(super) fn index_name(source: &SourceRow) -> Result<IndexName, MergeError> {
-    IndexName::parse(&source.index_name)
-        .map_err(|error| MergeError::Internal(format!("a stored index name is invalid: {error}")))
+    stored_index(&source.index_name)
 }
 
 /// Looks up how each active source is read; one that cannot be read without loss is set aside.
@@ -254,7 +266,9 @@ async fn load_lanes(engine: &Engine, stored: &[SourceRow]) -> Result<(), MergeEr
             continue;
         };
         if let Some(reason) = unreadable(info) {
+            // It has no lane, so that it is looked at again whenever the sources are resolved.
             set_aside(engine, source, reason).await?;
+            continue;
         }
         known.insert(source.index_uuid.clone(), info.read_lane(engine.source.version(), VECTOR_FIELD));
     }

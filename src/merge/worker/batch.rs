@@ -6,8 +6,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::facts::Facts;
 use super::{HEARTBEAT, LEASE, Shared, copy, verify};
-use crate::elastic::{ElasticError, ErrorCategory, IndexName, Page, SeqNo, WindowRequest};
+use crate::elastic::{ElasticError, ErrorCategory, Page, SeqNo, WindowRequest};
 use crate::merge::error::MergeError;
+use crate::merge::stored_index;
 use crate::state::{Advance, Counts, LeasedUnit, Quarantined, SourceCuts, State, UnitId, UnitKind};
 
 /// The widest window: as many hits as an index returns by default (`index.max_result_window`).
@@ -139,8 +140,7 @@ impl Batch {
             let width = ((room / walked.density).ceil() as i64).clamp(1, MAX_WINDOW);
             let to = walked.unit.to.min(walked.cursor + width);
             room -= (to - walked.cursor) as f64 * walked.density;
-            let index = IndexName::parse(&walked.unit.index_name)
-                .map_err(|error| MergeError::Internal(format!("a stored index name is invalid: {error}")))?;
+            let index = stored_index(&walked.unit.index_name)?;
             requests.push((
                 position,
                 WindowRequest {

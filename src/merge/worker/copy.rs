@@ -95,6 +95,7 @@ pub(super) fn quarantined(
     Quarantined {
         unit: unit.id,
         source: unit.source,
+        shard: unit.shard,
         collection_id: unit.collection_id,
         chunk_id: hit.id.clone(),
         destination_id,

@@ -10,8 +10,9 @@ use super::batch::{ReadWindow, Settled};
 use super::copy::{Place, Sent, parse, places, quarantined, read_counts, send};
 use super::facts::Facts;
 use crate::chunk::{Actual, Refusal, Transform, compare};
-use crate::elastic::{BulkBody, BulkVersioning, IndexName, Lookup, WindowRequest};
+use crate::elastic::{BulkBody, BulkVersioning, Lookup, WindowRequest};
 use crate::merge::error::MergeError;
+use crate::merge::stored_index;
 use crate::merge::version::destination_version;
 
 /// How often a chunk that differs is written and compared again.
@@ -213,13 +214,14 @@ async fn repair(
     let mut written = Vec::with_capacity(different.len());
     for (expected, found, difference) in different {
         let version = match found {
-            Some(version) if version > expected.version => {
+            // The same version may be that of a chunk on another shard: their logs count by themselves.
+            Some(version) if version >= expected.version => {
                 if has_rival(shared, windows, &expected, version).await? {
                     collide(windows, &expected, &difference, &mut settled[expected.place.window]);
                     continue;
                 }
-                // The version there belongs to a chunk that lives no more (its key moved between shards).
-                version + 1
+                // A higher version there belongs to a chunk that lives no more (its key moved between shards).
+                if version > expected.version { version + 1 } else { version }
             }
             Some(_) | None => expected.version,
         };
@@ -275,15 +277,17 @@ async fn has_rival(
     expected: &Expected,
     version: i64,
 ) -> Result<bool, MergeError> {
-    let unit = &windows[expected.place.window].unit;
+    let window = &windows[expected.place.window];
+    let unit = &window.unit;
+    let own = (unit.shard, window.page.hits[expected.place.hit].seq_no);
     let seq_no = version - destination_version(unit.generation, 0);
     if seq_no < 0 {
         return Ok(false);
     }
-    let index = IndexName::parse(&unit.index_name)
-        .map_err(|error| MergeError::Internal(format!("a stored index name is invalid: {error}")))?;
+    let index = stored_index(&unit.index_name)?;
     let lane = shared.lane(&unit.index_uuid)?;
     let requests: Vec<WindowRequest> = (0..unit.shards)
+        .filter(|&shard| (shard, seq_no) != own)
         .map(|shard| WindowRequest {
             index: index.clone(),
             shard,
@@ -295,7 +299,7 @@ async fn has_rival(
     for page in shared.context.source.read_windows(&requests).await.map_err(MergeError::Source)? {
         let page = page.map_err(MergeError::Source)?;
         for hit in &page.hits {
-            let same_key = parse(shared.context.transform, &windows[expected.place.window], hit)
+            let same_key = parse(shared.context.transform, window, hit)
                 .is_ok_and(|parsed| parsed.destination_id() == expected.id);
             if same_key {
                 return Ok(true);
