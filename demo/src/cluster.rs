@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use reqwest::{Method, Url, header};
+pub use reqwest::Method;
+use reqwest::{Url, header};
 use serde_json::Value;
 
 /// How long one request may take.

@@ -12,9 +12,11 @@ use super::call::Call;
 use super::cluster::{Cluster, encoded, parse};
 use super::error::{ElasticError, ErrorCategory, Result};
 use super::names::{IndexName, SeqNo, ShardNumber};
-use super::shard_log::check::{Expected, accept};
-use super::shard_log::page::{parse_many, parse_single};
-use super::shard_log::{Hit, MAX_WINDOW, Page, ReadLane, header, push_line, search_body, taken_apart};
+use super::shard_log::check::{Expected, accept, check};
+use super::shard_log::page::{RawAnswer, parse_many, parse_single};
+use super::shard_log::{
+    Hit, MAX_WINDOW, Page, ReadLane, header, push_line, search_body, seq_no_range, taken_apart,
+};
 
 const LOOKING_UP: &str = "look chunks up";
 const COUNTING: &str = "count chunks";
@@ -122,6 +124,19 @@ struct GroupKey {
     value: i64,
 }
 
+/// A part of a shard's log, of any width.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRange {
+    /// The index.
+    pub index: IndexName,
+    /// The shard.
+    pub shard: ShardNumber,
+    /// First sequence number.
+    pub from: SeqNo,
+    /// The sequence number after the last one.
+    pub to: SeqNo,
+}
+
 /// Options of every search here: complete, of this index, now.
 fn strict(doing: &'static str, index: &IndexName, what: &str) -> Call {
     Call::post(doing, format!("/{}/{what}", encoded(index.as_str())))
@@ -133,6 +148,22 @@ fn strict_search(doing: &'static str, index: &IndexName) -> Call {
     strict(doing, index, "_search")
         .with("allow_partial_search_results", "false")
         .with("request_cache", "false")
+}
+
+fn total(answer: RawAnswer, range: &LogRange) -> Result<u64> {
+    let page = match answer {
+        RawAnswer::Found(page) => page,
+        RawAnswer::Failed(error) => return Err(error),
+    };
+    let expected = Expected { shards: Some(1), window: None, source: false, limit: Some(0) };
+    let total = page.total.and_then(|total| total.value).and_then(|value| u64::try_from(value).ok());
+    check(&page, &expected).and_then(|()| total.ok_or_else(|| "the total is not a number".into())).map_err(
+        |reason| {
+            let LogRange { index, shard, from, to } = range;
+            let of = format!("index `{index}`, shard {shard}, range [{from}, {to})");
+            ElasticError::bad_answer(COUNTING, format!("{of}: {reason}"))
+        },
+    )
 }
 
 fn by_id(answer: &Bytes, index: &IndexName, lane: &ReadLane) -> Result<Lookup> {
@@ -200,12 +231,42 @@ impl Cluster {
         }
     }
 
+    /// Exact number of live chunks in each of these ranges, in their order, with one request. An inner error is of
+    /// that range alone, as with [`Cluster::read_windows`].
+    pub async fn count_ranges(&self, ranges: &[LogRange]) -> Result<Vec<Result<u64>>> {
+        if ranges.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut lines = Vec::with_capacity(ranges.len() * 300);
+        for range in ranges {
+            push_line(&mut lines, &header(&range.index, Some(range.shard)));
+            let query = seq_no_range(range.from, range.to);
+            push_line(&mut lines, &json!({"size": 0, "track_total_hits": true, "query": query}));
+        }
+        let answer = self.send(&Call::post(COUNTING, "/_msearch").lines(Bytes::from(lines))).await?;
+        let indices: Vec<&IndexName> = ranges.iter().map(|range| &range.index).collect();
+        let answers = parse_many(&answer, &indices, |_| None)?;
+        Ok(answers.into_iter().zip(ranges).map(|(answer, range)| total(answer, range)).collect())
+    }
+
     /// Exact number of chunks of an index.
     pub async fn count(&self, index: &IndexName) -> Result<u64> {
         let call = strict(COUNTING, index, "_count");
         let answer: CountAnswer = parse(COUNTING, &self.send(&call).await?)?;
         answer.shards.check(index)?;
         Ok(answer.count)
+    }
+
+    /// The highest version of a chunk of the index; `None` if it holds none.
+    pub async fn highest_version(&self, index: &IndexName) -> Result<Option<i64>> {
+        self.refresh(std::slice::from_ref(index)).await?;
+        let mut body = search_body(json!({"match_all": {}}), 1, &ReadLane::Keys);
+        body["sort"] = json!([{"_version": "desc"}]);
+        let found =
+            parse_single(&self.send(&strict_search(LOOKING_UP, index).json(&body)).await?, index, None)?;
+        let expected = Expected { shards: None, window: None, source: false, limit: Some(1) };
+        let page = accept(found, &expected, &format!("index `{index}`"))?;
+        Ok(page.hits.first().map(|hit| hit.version))
     }
 
     /// The ids and versions of the documents with `field == value` on the given shards, from a sequence number

@@ -38,7 +38,7 @@ pub use cluster::Cluster;
 pub use config::{ClusterConfig, Credentials};
 pub use error::{ElasticError, ErrorCategory, Result};
 pub use info::IndexInfo;
-pub use lookup::{KeyPage, Lookup};
+pub use lookup::{KeyPage, LogRange, Lookup};
 pub use names::{IndexName, IndexUuid, InvalidName, SeqNo, ShardNumber, Version};
 pub use retry::RetryPolicy;
 pub use segments::{Segment, SegmentReport};

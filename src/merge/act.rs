@@ -63,6 +63,7 @@ pub(super) async fn act(
         Action::BeginCutover => cutover::begin(engine, now).await,
         Action::BlockSources => cutover::block(engine, now).await,
         Action::PlanLastPass => cutover::plan_last_pass(engine, spec, now).await,
+        Action::FollowDeletions => keys::follow(engine, spec).await,
         Action::ReconcileKeys => keys::reconcile(engine, spec).await,
         Action::Judge => judge::judge(engine, spec).await,
         Action::AbandonCutover(reason) => cutover::abandon(engine, reason, now).await,

@@ -23,6 +23,8 @@ pub struct Memo {
     pub graph: GraphMemo,
     /// The present (or last) attempt to cut over.
     pub cutover: CutoverMemo,
+    /// The alias through which workers write is taken away (or about to be).
+    pub workers_stopped: bool,
     /// When the shard logs were last read for a pass: all earlier operations are in the destination
     /// once that pass is copied.
     pub pass_taken_at: Option<Timestamp>,

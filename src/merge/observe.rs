@@ -1,6 +1,6 @@
 //! What is so right now, gathered from Postgres and, where the phase needs it, from the destination.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use super::error::MergeError;
 use super::memo::{CutoverMemo, GraphMemo, Memo, VerdictMemo};
 use super::phase::Phase;
 use crate::elastic::Health;
-use crate::state::{KindTotals, MergeRow, ShardRow, SourceRow, SourceState, Totals, UnitKind};
+use crate::state::{KindTotals, MergeRow, ShardRow, SourceId, SourceRow, SourceState, Totals, UnitKind};
 
 /// Everything that the plan and the report are made from.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +23,8 @@ pub struct Observation {
     pub verify: Walk,
     /// Something was copied that no verify unit covers yet.
     pub verify_behind: bool,
+    /// Something was copied since the deletions were last followed.
+    pub keys_behind: bool,
     /// The deferred graph.
     pub graph: GraphMemo,
     /// The destination index.
@@ -42,7 +44,7 @@ pub struct Observation {
 /// The units of one kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Walk {
-    /// Units that are not done.
+    /// Units that are not done, of sources that can be read.
     pub open: u64,
     /// Of those, the ones whose last attempt failed.
     pub failing: u64,
@@ -96,12 +98,17 @@ impl Engine {
         let totals = self.state.totals(self.id).await?;
         let sources = self.state.sources(self.id).await?;
         let shards = self.state.shards(self.id).await?;
+        let readable: BTreeSet<SourceId> = active(&sources).map(|source| source.id).collect();
+        let any_shard = |is_behind: fn(&ShardRow) -> bool| {
+            shards.iter().any(|shard| readable.contains(&shard.source) && is_behind(shard))
+        };
         let destination = self.see_destination(phase, &memo).await?;
         let observation = Observation {
             phase,
             copy: walk(&totals.copy),
             verify: walk(&totals.verify),
-            verify_behind: shards.iter().any(is_verify_behind),
+            verify_behind: any_shard(is_verify_behind),
+            keys_behind: any_shard(ShardRow::are_keys_behind),
             graph: memo.graph.clone(),
             destination,
             cutover: memo.cutover.clone(),
@@ -159,7 +166,7 @@ fn is_verify_behind(shard: &ShardRow) -> bool {
 
 fn walk(totals: &KindTotals) -> Walk {
     Walk {
-        open: totals.units.saturating_sub(totals.units_done).try_into().unwrap_or(0),
+        open: totals.open.try_into().unwrap_or(0),
         failing: totals.failing.try_into().unwrap_or(0),
         last_error: totals.last_error.clone(),
     }

@@ -56,6 +56,8 @@ pub enum Action {
     BlockSources,
     /// Last pass: shards must be drained (max = local = global), then as `PlanPass(Copy)`.
     PlanLastPass,
+    /// Look where chunks were deleted since the last time; there compare the keys and delete what is too much.
+    FollowDeletions,
     /// Compare the counts of both sides; where they differ compare the keys and delete what is too much.
     ReconcileKeys,
     /// Judge every collection, store the verdict.
@@ -284,7 +286,7 @@ fn cutting_over(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     }
 }
 
-/// Copy what is planned, compare what is copied.
+/// Copy what is planned, compare what is copied, delete what was deleted.
 fn finish_pass(spec: &ValidMerge, seen: &Observation) -> Option<Plan> {
     if seen.copy.open > 0 {
         return Some(work(UnitKind::Copy, seen));
@@ -292,7 +294,10 @@ fn finish_pass(spec: &ValidMerge, seen: &Observation) -> Option<Plan> {
     if seen.verify_behind && spec.verification == Verification::Full {
         return Some(go(vec![Action::PlanPass(UnitKind::Verify)]));
     }
-    (seen.verify.open > 0).then(|| work(UnitKind::Verify, seen))
+    if seen.verify.open > 0 {
+        return Some(work(UnitKind::Verify, seen));
+    }
+    seen.keys_behind.then(|| go(vec![Action::FollowDeletions]))
 }
 
 /// The end; only the way back for the sources is left.
@@ -328,14 +333,20 @@ fn work(kind: UnitKind, seen: &Observation) -> Plan {
         UnitKind::Copy => &seen.copy,
         UnitKind::Verify => &seen.verify,
     };
-    let waiting = (walk.failing > 0 && walk.failing == walk.open).then(|| Waiting {
+    let all_fail = walk.failing > 0 && walk.failing == walk.open;
+    let mut actions = vec![Action::RunWorkers(kind)];
+    if all_fail {
+        // Their index may be closed or gone: then they are set aside, and nobody waits for them.
+        actions.insert(0, Action::ResolveSources);
+    }
+    let waiting = all_fail.then(|| Waiting {
         reason: UNITS_FAILING,
         message: format!(
             "every open unit failed and is retried with backoff: {}",
             walk.last_error.as_deref().unwrap_or("no error was stored")
         ),
     });
-    Plan { actions: vec![Action::RunWorkers(kind)], next: Next::After(WORKING), waiting }
+    Plan { actions, next: Next::After(WORKING), waiting }
 }
 
 fn go(actions: Vec<Action>) -> Plan {

@@ -35,6 +35,7 @@ impl World {
             copy: Walk::default(),
             verify: Walk::default(),
             verify_behind: false,
+            keys_behind: false,
             graph,
             destination: DestinationSeen { settled: false, serving: true, merges_running: 0 },
             cutover: CutoverMemo::default(),
@@ -88,10 +89,15 @@ impl World {
                 seen.copy.open = 0;
                 self.uncompared += 1;
                 seen.verify_behind = true;
+                seen.keys_behind = true;
             }
             Action::RunWorkers(UnitKind::Verify) => {
                 seen.verify.open = 0;
                 self.uncompared = 0;
+            }
+            Action::FollowDeletions => {
+                assert_eq!(seen.copy.open + seen.verify.open, 0, "deletions are followed between passes");
+                seen.keys_behind = false;
             }
             Action::SwitchIndexOptions => {
                 seen.graph = GraphMemo::Switched { marks: BTreeMap::new(), rounds: 0 };
@@ -108,7 +114,8 @@ impl World {
             }
             Action::ReconcileKeys => seen.cutover.keys_reconciled = true,
             Action::Judge => {
-                self.compared_all_before_verdict &= self.uncompared == 0 && self.ahead == 0;
+                self.compared_all_before_verdict &=
+                    self.uncompared == 0 && self.ahead == 0 && !seen.keys_behind;
                 seen.verdict = Some(VerdictMemo {
                     positive: self.positive,
                     collections: 1,
@@ -255,6 +262,26 @@ fn a_held_cutover_stays_synced_and_waits_without_spinning() {
     }
     assert_eq!(world.seen.phase, Phase::Synced);
     assert!(idle > 50, "passes without a pause: {idle}");
+}
+
+#[test]
+fn deletions_are_followed_after_each_pass_also_while_the_cutover_is_held() {
+    for verification in [Verification::Full, Verification::Counts] {
+        let mut world = World::new(GraphMemo::Direct, 50, true);
+        world.spec.cutover.hold = true;
+        world.spec.verification = verification;
+        let mut followed = 0;
+        for _ in 0..200 {
+            let plan = world.step(usize::MAX);
+            followed += plan.actions.iter().filter(|action| **action == Action::FollowDeletions).count();
+            let pass_is_over = plan.actions.is_empty() && world.seen.phase == Phase::Synced;
+            assert!(
+                !pass_is_over || !world.seen.keys_behind,
+                "a pass ended before its deletions were followed"
+            );
+        }
+        assert!(followed > 1, "{verification:?}: {followed}");
+    }
 }
 
 #[test]

@@ -47,8 +47,6 @@ pub struct LeasedUnit {
     pub estimated_documents: i64,
     /// Shards of the index.
     pub shards: i32,
-    /// The generation of the source: see `SourceRow::generation`.
-    pub generation: i32,
 }
 
 impl State {
@@ -202,6 +200,5 @@ fn read_unit(row: &PgRow) -> Result<LeasedUnit> {
         attempts: row.try_get("attempts").map_err(&during)?,
         estimated_documents: row.try_get("estimated_documents").map_err(&during)?,
         shards: row.try_get("shards").map_err(&during)?,
-        generation: row.try_get("generation").map_err(&during)?,
     })
 }

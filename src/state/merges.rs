@@ -222,9 +222,9 @@ impl State {
         Ok(Ok(after))
     }
 
-    /// Sets the number of the pass.
-    pub async fn set_pass(&self, merge: MergeId, pass: i32) -> Result<()> {
-        sqlx::query("UPDATE merge SET pass = $2 WHERE id = $1 AND pass <> $2")
+    /// Raises the number of the last pass to at least this one.
+    pub async fn raise_pass(&self, merge: MergeId, pass: i32) -> Result<()> {
+        sqlx::query("UPDATE merge SET pass = $2 WHERE id = $1 AND pass < $2")
             .bind(merge)
             .bind(pass)
             .execute(&self.pool)

@@ -28,6 +28,8 @@ pub struct ShardTarget {
     pub to: i64,
     /// Live documents expected between the end of the last plan and `to`.
     pub estimated_documents: i64,
+    /// The destination cannot hold a chunk of the collection yet. Matters when the shard is planned first.
+    pub is_new: bool,
 }
 
 /// The columns of `unit` that planning fills.
@@ -69,20 +71,12 @@ impl State {
         if targets.is_empty() {
             return Ok(0);
         }
-        let by_shard: BTreeMap<(SourceId, i32), &ShardTarget> =
-            targets.iter().map(|target| ((target.source, target.shard), target)).collect();
-        if by_shard.len() != targets.len() || split < 1 {
-            return Err(StateError::argument(DOING, "a shard is named twice, or the split is not positive"));
-        }
+        let by_shard = by_shard(targets, split)?;
         let during = StateError::during(DOING);
         let mut transaction = self.pool.begin().await.map_err(&during)?;
-        let planned = lock_shards(&mut transaction, merge, kind, &by_shard).await?;
-        let (units, changes) = decide(&by_shard, &planned, split);
-        close_restarted(&mut transaction, &changes).await?;
-        insert_units(&mut transaction, merge, kind, pass, &units).await?;
-        move_ends(&mut transaction, kind, &changes).await?;
+        let made = plan_locked(&mut transaction, merge, kind, pass, &by_shard, split).await?;
         transaction.commit().await.map_err(&during)?;
-        Ok(units.from.len() as u64)
+        Ok(made)
     }
 
     /// Forgets what was compared, so that the next plan of kind `Verify` begins at 0 everywhere: for a destination
@@ -100,6 +94,104 @@ impl State {
         }
         transaction.commit().await.map_err(&during)
     }
+
+    /// Plans the next pass of copying up to the ends in `targets`, which were read after the pass numbered `seen` had
+    /// been planned. Units and the new number of the pass are one transaction, and `None` is returned, with nothing
+    /// stored, if another process planned a pass since: so every operation that pass n does not cover belongs to a
+    /// pass above n. A plan without units leaves the number as it is.
+    pub async fn plan_pass(
+        &self,
+        merge: MergeId,
+        seen: i32,
+        targets: &[ShardTarget],
+        split: i64,
+    ) -> Result<Option<u64>> {
+        let by_shard = by_shard(targets, split)?;
+        let during = StateError::during(DOING);
+        let mut transaction = self.pool.begin().await.map_err(&during)?;
+        if lock_pass(&mut transaction, merge).await? != seen {
+            return Ok(None);
+        }
+        let made = plan_locked(&mut transaction, merge, UnitKind::Copy, seen + 1, &by_shard, split).await?;
+        if made > 0 {
+            sqlx::query("UPDATE merge SET pass = $2 WHERE id = $1")
+                .bind(merge)
+                .bind(seen + 1)
+                .execute(&mut *transaction)
+                .await
+                .map_err(&during)?;
+        }
+        transaction.commit().await.map_err(&during)?;
+        Ok(Some(made))
+    }
+
+    /// Creates verify units for everything that was copied from sources that can be read and not yet compared.
+    /// Their pass is the last one that was planned, and they cover exactly what was planned up to it.
+    pub async fn plan_comparison(&self, merge: MergeId, split: i64) -> Result<u64> {
+        let during = StateError::during(DOING);
+        let mut transaction = self.pool.begin().await.map_err(&during)?;
+        let pass = lock_pass(&mut transaction, merge).await?;
+        let rows: Vec<(SourceId, i32, String, i64, i64)> =
+            sqlx::query_as(include_str!("queries/shard_uncompared.sql"))
+                .bind(merge)
+                .fetch_all(&mut *transaction)
+                .await
+                .map_err(&during)?;
+        let targets: Vec<ShardTarget> = rows
+            .into_iter()
+            .map(|(source, shard, history_uuid, to, estimated_documents)| ShardTarget {
+                source,
+                shard,
+                history_uuid,
+                to,
+                estimated_documents,
+                is_new: false,
+            })
+            .collect();
+        let by_shard = by_shard(&targets, split)?;
+        let made = plan_locked(&mut transaction, merge, UnitKind::Verify, pass, &by_shard, split).await?;
+        transaction.commit().await.map_err(&during)?;
+        Ok(made)
+    }
+}
+
+type ByShard<'a> = BTreeMap<(SourceId, i32), &'a ShardTarget>;
+
+fn by_shard(targets: &[ShardTarget], split: i64) -> Result<ByShard<'_>> {
+    let by_shard: ByShard<'_> =
+        targets.iter().map(|target| ((target.source, target.shard), target)).collect();
+    if by_shard.len() != targets.len() || split < 1 {
+        return Err(StateError::argument(DOING, "a shard is named twice, or the split is not positive"));
+    }
+    Ok(by_shard)
+}
+
+/// The number of the last pass; nobody else plans one until the transaction ends.
+async fn lock_pass(connection: &mut PgConnection, merge: MergeId) -> Result<i32> {
+    sqlx::query_scalar("SELECT pass FROM merge WHERE id = $1 FOR NO KEY UPDATE")
+        .bind(merge)
+        .fetch_one(connection)
+        .await
+        .map_err(StateError::during(DOING))
+}
+
+async fn plan_locked(
+    connection: &mut PgConnection,
+    merge: MergeId,
+    kind: UnitKind,
+    pass: i32,
+    targets: &ByShard<'_>,
+    split: i64,
+) -> Result<u64> {
+    if targets.is_empty() {
+        return Ok(0);
+    }
+    let planned = lock_shards(connection, merge, kind, targets).await?;
+    let (units, changes) = decide(targets, &planned, split);
+    close_restarted(connection, &changes).await?;
+    insert_units(connection, merge, kind, pass, &units).await?;
+    move_ends(connection, kind, &changes).await?;
+    Ok(units.from.len() as u64)
 }
 
 /// The stored history and end of each shard; shards seen for the first time are made, with an end of 0.
@@ -107,7 +199,7 @@ async fn lock_shards(
     connection: &mut PgConnection,
     merge: MergeId,
     kind: UnitKind,
-    targets: &BTreeMap<(SourceId, i32), &ShardTarget>,
+    targets: &ByShard<'_>,
 ) -> Result<BTreeMap<(SourceId, i32), (String, i64)>> {
     let during = StateError::during(DOING);
     let sources: Vec<SourceId> = targets.keys().map(|(source, _)| *source).collect();
@@ -118,6 +210,8 @@ async fn lock_shards(
         .bind(&sources)
         .bind(&shards)
         .bind(histories)
+        .bind(targets.values().map(|target| target.to).collect::<Vec<_>>())
+        .bind(targets.values().map(|target| target.is_new).collect::<Vec<_>>())
         .execute(&mut *connection)
         .await
         .map_err(&during)?;
@@ -145,7 +239,7 @@ async fn lock_shards(
 
 /// Pure: what to make and what to change. Shards about which nothing changes are left out.
 fn decide(
-    targets: &BTreeMap<(SourceId, i32), &ShardTarget>,
+    targets: &ByShard<'_>,
     planned: &BTreeMap<(SourceId, i32), (String, i64)>,
     split: i64,
 ) -> (NewUnits, ShardChanges) {

@@ -105,6 +105,17 @@ pub struct ShardRow {
     pub copy_planned_to: i64,
     /// End (exclusive) of the verify plan, in sequence numbers.
     pub verify_planned_to: i64,
+    /// Up to where (exclusive) what was deleted in the log is known to be gone from the destination; `None`: the
+    /// keys have to be compared, because the destination may hold some of a history before this one.
+    pub keys_checked_to: Option<i64>,
+}
+
+impl ShardRow {
+    /// Whether something was copied since the deletions were last followed.
+    #[must_use]
+    pub fn are_keys_behind(&self) -> bool {
+        self.keys_checked_to.is_none_or(|checked| checked < self.copy_planned_to)
+    }
 }
 
 impl State {
@@ -165,7 +176,7 @@ impl State {
 
     /// All shards that were ever planned, ordered by source and shard.
     pub async fn shards(&self, merge: MergeId) -> Result<Vec<ShardRow>> {
-        let rows: Vec<(SourceId, i32, String, i64, i64)> =
+        let rows: Vec<(SourceId, i32, String, i64, i64, Option<i64>)> =
             sqlx::query_as(include_str!("queries/shard_list.sql"))
                 .bind(merge)
                 .fetch_all(&self.pool)
@@ -173,14 +184,25 @@ impl State {
                 .map_err(StateError::during("reading the shards"))?;
         Ok(rows
             .into_iter()
-            .map(|(source, shard, history_uuid, copy_planned_to, verify_planned_to)| ShardRow {
-                source,
-                shard,
-                history_uuid,
-                copy_planned_to,
-                verify_planned_to,
+            .map(|(source, shard, history_uuid, copy_planned_to, verify_planned_to, keys_checked_to)| {
+                ShardRow { source, shard, history_uuid, copy_planned_to, verify_planned_to, keys_checked_to }
             })
             .collect())
+    }
+
+    /// Stores that what was deleted on these shards, up to the end of their copy plan as given, is gone from the
+    /// destination too. Passed over where the shard began anew since `shards` were read.
+    pub async fn keys_checked(&self, merge: MergeId, shards: &[ShardRow]) -> Result<()> {
+        sqlx::query(include_str!("queries/shard_keys_checked.sql"))
+            .bind(merge)
+            .bind(shards.iter().map(|row| row.source).collect::<Vec<_>>())
+            .bind(shards.iter().map(|row| row.shard).collect::<Vec<_>>())
+            .bind(shards.iter().map(|row| row.history_uuid.as_str()).collect::<Vec<_>>())
+            .bind(shards.iter().map(|row| row.copy_planned_to).collect::<Vec<_>>())
+            .execute(&self.pool)
+            .await
+            .map(|_| ())
+            .map_err(StateError::during("saving how far deletions are followed"))
     }
 
     /// Sets where these sources stand.

@@ -25,6 +25,8 @@ pub struct KindTotals {
     pub units: i64,
     /// Of these: done.
     pub units_done: i64,
+    /// Units with work left, of sources that can be read.
+    pub open: i64,
     /// Positions planned (sequence numbers, holes included).
     pub positions_total: i64,
     /// Of these: checkpointed.
@@ -33,7 +35,7 @@ pub struct KindTotals {
     pub estimated_documents: i64,
     /// What happened.
     pub counts: Counts,
-    /// Units whose last attempt failed.
+    /// Of the open units: those whose last attempt failed.
     pub failing: i64,
     /// The latest of their errors.
     pub last_error: Option<String>,
@@ -96,7 +98,7 @@ impl State {
     }
 
     /// The sums of each collection that has units, ordered by collection. What copying does (documents, bytes,
-    /// written, already there, collapsed) is summed over copy units, what verifying does (compared, different,
+    /// written, already there) is summed over copy units, what verifying does (collapsed, compared, different,
     /// repaired) over verify units, quarantined over both.
     pub async fn collection_counts(&self, merge: MergeId) -> Result<Vec<(i64, Counts)>> {
         let during = StateError::during("summing up collections");
@@ -118,6 +120,7 @@ fn read_kind(row: &PgRow) -> sqlx::Result<KindTotals> {
     Ok(KindTotals {
         units: row.try_get("units")?,
         units_done: row.try_get("units_done")?,
+        open: row.try_get("open")?,
         positions_total: row.try_get("positions_total")?,
         positions_done: row.try_get("positions_done")?,
         estimated_documents: row.try_get("estimated_documents")?,

@@ -2,8 +2,11 @@
 //! program as a user does, and asks an independent checker (`demo::checker`) what it thinks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+mod deletions;
 #[allow(dead_code)] // shared with other tests
 mod scene;
+mod session;
+mod shelf;
 
 use std::time::Duration;
 

@@ -19,6 +19,9 @@ use tokio::process::Command;
 
 pub use testenv::elasticsearch::Flavor;
 
+/// Size of the vectors of small scenes.
+pub const DIMENSIONS: usize = 8;
+
 /// A merge that must end by itself is given this long.
 const PATIENCE: Duration = Duration::from_mins(5);
 
@@ -34,10 +37,10 @@ pub struct Scene {
     pub index: String,
     source: elasticsearch::Access,
     destination: elasticsearch::Access,
-    source_cluster: Cluster,
-    destination_cluster: Cluster,
+    pub source_cluster: Cluster,
+    pub destination_cluster: Cluster,
     database_url: String,
-    pool: PgPool,
+    pub pool: PgPool,
     /// Dropped with the scene.
     _database: Database,
 }
@@ -481,7 +484,7 @@ fn program() -> Command {
     command
 }
 
-async fn ended(child: tokio::process::Child) -> Run {
+pub async fn ended(child: tokio::process::Child) -> Run {
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output())
         .await
         .expect("it ends in time")
@@ -492,7 +495,7 @@ async fn ended(child: tokio::process::Child) -> Run {
 }
 
 /// Starts the program with the manifest on standard input.
-async fn start(subcommand: &str, manifest: &str) -> tokio::process::Child {
+pub async fn start(subcommand: &str, manifest: &str) -> tokio::process::Child {
     start_with(&[subcommand], manifest).await
 }
 

@@ -78,7 +78,7 @@ async fn remembers_the_memo_the_pass_and_the_retry_token() {
     let stored = state.edit_memo(merge, |_| Ok::<_, ()>(memo.clone())).await.unwrap();
     assert_eq!(stored, Ok(memo.clone()));
     assert_eq!(state.edit_memo(merge, |_| Err("cannot be read")).await.unwrap(), Err("cannot be read"));
-    state.set_pass(merge, 3).await.unwrap();
+    state.raise_pass(merge, 3).await.unwrap();
     state.set_retry_token(merge, "again").await.unwrap();
     let row = state.merge(merge).await.unwrap().unwrap();
     assert_eq!((row.memo, row.pass, row.retry_token.as_str()), (memo, 3, "again"));

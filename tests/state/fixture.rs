@@ -88,7 +88,14 @@ pub fn source(collection_id: i64) -> NewSource {
 }
 
 pub fn target(source: SourceId, to: i64) -> ShardTarget {
-    ShardTarget { source, shard: 0, history_uuid: "history".to_owned(), to, estimated_documents: to }
+    ShardTarget {
+        source,
+        shard: 0,
+        history_uuid: "history".to_owned(),
+        to,
+        estimated_documents: to,
+        is_new: true,
+    }
 }
 
 /// The next `positions` of a leased unit, one chunk each.

@@ -129,6 +129,7 @@ pub(super) async fn has_newcomers(engine: &Engine) -> Result<bool, MergeError> {
 pub(super) async fn abandon(engine: &Engine, reason: &str, now: Timestamp) -> Result<(), MergeError> {
     tracing::warn!(reason, "the cutover is given up for now");
     unblock(engine).await?;
+    destination::let_workers_write(engine).await?;
     engine
         .edit_memo(|memo| {
             let attempts = memo.cutover.attempts;

@@ -14,6 +14,7 @@ use crate::merge::error::{MergeCategory, MergeError, Problem};
 use crate::merge::memo::{DestinationMemo, GraphMemo};
 use crate::merge::observe::parse_memo;
 use crate::merge::valid::{Destination, ValidMerge};
+use crate::merge::version::pass_of;
 
 /// How long deletions are remembered while the merge runs: a late write of a deleted chunk is refused.
 const GC_DELETES: &str = "1h";
@@ -37,7 +38,7 @@ pub(super) async fn prepare(engine: &Engine, spec: &ValidMerge) -> Result<(), Me
         (None, _) => create(engine, &wanted).await?,
     }
     apply_load_settings(engine).await?;
-    add_writer_alias(engine, spec).await
+    add_writer_alias(engine).await
 }
 
 /// What the index must be. The graph is deferred where the wanted options allow to load as `flat`.
@@ -99,6 +100,10 @@ async fn adopt(engine: &Engine, wanted: &IndexSpec, created_by_us: bool) -> Resu
         return Err(MergeError::Problems { category: MergeCategory::DestinationMismatch, problems });
     }
     tracing::info!(index = %name, "the destination exists and fits");
+    // What an earlier merge left there must not win over what this one copies.
+    if let Some(version) = engine.destination.highest_version(name).await.map_err(MergeError::Destination)? {
+        engine.state.raise_pass(engine.id, pass_of(version)).await?;
+    }
     remember(engine, wanted, created_by_us).await
 }
 
@@ -197,14 +202,42 @@ async fn apply_load_settings(engine: &Engine) -> Result<(), MergeError> {
         .map_err(MergeError::Destination)
 }
 
-async fn add_writer_alias(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
+async fn add_writer_alias(engine: &Engine) -> Result<(), MergeError> {
     let add = json!({"add": {
-        "index": spec.destination.index.as_str(),
-        "alias": writer_alias(spec),
+        "index": engine.merge.destination.index.as_str(),
+        "alias": writer_alias(&engine.merge),
         "is_write_index": true,
         "is_hidden": true,
     }});
     engine.destination.update_aliases(&json!([add])).await.map_err(MergeError::Destination)
+}
+
+/// Takes the alias through which workers write away: from now on nothing that one of them still holds arrives.
+pub(super) async fn stop_workers_writing(engine: &Engine) -> Result<(), MergeError> {
+    engine.edit_memo(|memo| memo.workers_stopped = true).await?;
+    remove_writer_alias(engine).await
+}
+
+/// The way back from [`stop_workers_writing`], if that was done.
+pub(super) async fn let_workers_write(engine: &Engine) -> Result<(), MergeError> {
+    if !parse_memo(&engine.merge_row().await?)?.workers_stopped {
+        return Ok(());
+    }
+    add_writer_alias(engine).await?;
+    engine.edit_memo(|memo| memo.workers_stopped = false).await.map(drop)
+}
+
+async fn remove_writer_alias(engine: &Engine) -> Result<(), MergeError> {
+    let remove = json!({"remove": {
+        "index": engine.merge.destination.index.as_str(),
+        "alias": writer_alias(&engine.merge),
+        "must_exist": false,
+    }});
+    match engine.destination.update_aliases(&json!([remove])).await {
+        // A request of nothing but removals of which none is there is answered so in spite of `must_exist`.
+        Err(error) if error.category() == ErrorCategory::NotFound => Ok(()),
+        result => result.map_err(MergeError::Destination),
+    }
 }
 
 /// Puts the load's settings back, but for those that hold as long as this merge writes.
@@ -257,16 +290,7 @@ pub(super) async fn put_everything_back(engine: &Engine) -> Result<(), MergeErro
         let wanted = index_spec(&engine.merge.destination, engine.destination.version());
         super::graph::put_index_options(engine, &wanted.index_options).await?;
     }
-    let remove = json!({"remove": {
-        "index": name.as_str(),
-        "alias": writer_alias(&engine.merge),
-        "must_exist": false,
-    }});
-    match engine.destination.update_aliases(&json!([remove])).await {
-        // A request of nothing but removals of which none is there is answered so in spite of `must_exist`.
-        Err(error) if error.category() == ErrorCategory::NotFound => Ok(()),
-        result => result.map_err(MergeError::Destination),
-    }
+    remove_writer_alias(engine).await
 }
 
 /// Deletes the destination if this merge created it.

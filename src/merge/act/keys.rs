@@ -1,40 +1,43 @@
 //! The keys of both sides: what is in the destination and not in the source is deleted.
 //!
-//! When every live chunk of a collection has been compared and found in the destination, equal counts mean equal
-//! sets. Only where the counts differ (chunks were deleted, changed their key, or share one) are the keys compared:
-//! in buckets by hash, so that memory is bounded whatever the size of the collection. Chunks that share a key are
-//! compared once more before a difference of the counts is put down to them.
+//! [`follow`] does it after each pass, only where something was deleted. [`reconcile`] is the last word of a cutover:
+//! when every live chunk of a collection has been compared and found in the destination, equal counts mean equal sets,
+//! so the counts of every collection are compared, and where they differ its keys.
+//!
+//! The last word must be the last: a worker that was paused may wake up at any time and send what it holds. A
+//! tombstone refuses it, but tombstones are not for ever. So the alias through which workers write is taken away,
+//! and the counts are taken once more; if anything came in between, all of it is done again.
 
-use std::collections::{BTreeMap, HashSet};
+mod compare;
+mod follow;
+mod twins;
+mod withheld;
 
+use std::collections::BTreeMap;
+
+use super::destination::{let_workers_write, stop_workers_writing};
 use super::sources::{index_name, is_unreadable, readable};
-use crate::chunk::key_of;
-use crate::elastic::{
-    BulkBody, BulkItem, MAX_WINDOW, PrimaryStats, ReadLane, SeqNo, ShardNumber, WindowRequest,
-};
+use crate::elastic::{PrimaryStats, ReadLane, WindowRequest};
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::memo::Rechecked;
 use crate::merge::observe::{active, parse_memo};
 use crate::merge::valid::ValidMerge;
-use crate::state::invariants::Place;
-use crate::state::{CollectionVerdict, QuarantineFilter, QuarantinedRow, SourceId, SourceRow, SourceState};
+use crate::state::{
+    CollectionVerdict, Counts, QuarantineFilter, QuarantinedRow, SourceId, SourceRow, SourceState,
+};
+use compare::{COLLECTION_FIELD, Compared, Comparison, Judgement, delete_others};
+use twins::Twins;
+use withheld::{Quarantine, Withheld, is_present};
 
-/// Keys held in memory at once: 16 bytes each, about 40 MiB with the set's overhead.
-const BUCKET: u64 = 1_000_000;
-/// Deletions in one bulk.
-const DELETIONS: usize = 1_000;
+pub(super) use follow::follow;
+
 /// Quarantined chunks looked at in one request.
 const RECHECK: usize = 200;
-/// The field by which the destination's documents belong to a collection.
-const COLLECTION_FIELD: &str = "collection_id";
-/// Classes of quarantined chunks that were judged by what another writer or chunk left under their key.
-const DISPUTED_CLASSES: [&str; 2] = ["Collision", "Different"];
-/// Classes of quarantined chunks whose key is in the destination all the same.
-const PRESENT_CLASSES: [&str; 1] = ["Different"];
 
 /// Makes the keys of both sides agree and stores how each collection compares.
 pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
+    let_workers_write(engine).await?;
     super::sources::resolve(engine, spec).await?;
     if super::cutover::has_newcomers(engine).await?
         || !super::destination::still_holds_what_was_written(engine).await?
@@ -42,45 +45,64 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge) -> Result<(), 
         // More is to be copied or compared first; this is done again after it.
         return Ok(());
     }
-    let destination = &engine.merge.destination.index;
-    engine.destination.refresh(std::slice::from_ref(destination)).await.map_err(MergeError::Destination)?;
+    let Some(verdicts) = compare_sides(engine).await? else {
+        // The same: chunks that share a key are compared first.
+        return Ok(());
+    };
+    stop_workers_writing(engine).await?;
+    if has_late_writes(engine, &verdicts).await? {
+        return Ok(());
+    }
+    engine.state.save_verdicts(engine.id, &verdicts).await?;
+    let judged: Vec<i64> = verdicts.iter().map(|verdict| verdict.collection_id).collect();
+    engine.state.keep_verdicts(engine.id, &judged).await?;
+    engine.edit_memo(|memo| memo.cutover.keys_reconciled = true).await?;
+    tracing::debug!(collections = verdicts.len(), "keys are reconciled");
+    Ok(())
+}
+
+/// How each collection compares, after the keys of both sides were made to agree. `None`: chunks are to be compared
+/// once more before that can be said.
+async fn compare_sides(engine: &Engine) -> Result<Option<Vec<CollectionVerdict>>, MergeError> {
+    // Before anything is read of the sources: see `version`.
+    let row = engine.merge_row().await?;
+    let memo = parse_memo(&row)?;
     let stored = engine.state.sources(engine.id).await?;
-    let left = release_what_lives_no_more(engine, &stored, |_| true).await?;
-    let memo = parse_memo(&engine.merge_row().await?)?;
+    let quarantine = Quarantine::new(release_what_lives_no_more(engine, &stored, |_| true).await?);
     let twins = Twins { rechecked: memo.cutover.rechecked };
-    // Before anything is deleted: a deletion is remembered under a version that what comes back may not have.
     if twins.retry_disputes(engine).await? > 0 {
-        return engine.edit_memo(|memo| memo.cutover.rechecked = Rechecked::Disputes).await.map(drop);
+        engine.edit_memo(|memo| memo.cutover.rechecked = Rechecked::Disputes).await?;
+        return Ok(None);
     }
     let names = active(&stored).map(index_name).collect::<Result<Vec<_>, _>>()?;
     let stats = readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?).0;
-    let there =
-        engine.destination.count_by(destination, COLLECTION_FIELD).await.map_err(MergeError::Destination)?;
-    let counts: BTreeMap<i64, crate::state::Counts> =
+    let there = count_destination(engine).await?;
+    let counts: BTreeMap<i64, Counts> =
         engine.state.collection_counts(engine.id).await?.into_iter().collect();
-    let mut quarantine: BTreeMap<i64, Vec<QuarantinedRow>> = BTreeMap::new();
-    for row in left {
-        quarantine.entry(row.collection_id).or_default().push(row);
-    }
     let mut to_compare = 0;
     let mut verdicts = Vec::with_capacity(stored.len());
     for source in &stored {
-        let quarantined = quarantine.get(&source.collection_id).map_or(&[][..], Vec::as_slice);
+        let rows = quarantine.of(source.id);
         let in_destination = there.get(&source.collection_id).copied().unwrap_or(0);
         let counts = counts.get(&source.collection_id).copied().unwrap_or_default();
         match source.state {
             SourceState::Active => {
-                let name = index_name(source)?;
-                let Some(shards) = stats.get(&name) else {
+                let Some(shards) = stats.get(&index_name(source)?) else {
                     verdicts.push(unread(source, in_destination));
                     continue;
                 };
-                let mut sides = Sides::new(shards, in_destination, &counts, quarantined);
-                if !sides.agree() {
-                    let (agreed, planned) =
-                        compare_keys(engine, source, shards, quarantined, sides, &twins).await?;
-                    sides = agreed;
-                    to_compare += planned;
+                let mut sides = Sides::new(shards, in_destination, &counts, rows);
+                // Chunks that share a key hide a difference of the counts, and are compared once more.
+                if sides.collapsed > 0 || !sides.agree() {
+                    let copied = shards.iter().map(|shard| (shard.shard, shard.max_seq_no + 1)).collect();
+                    let withheld = Withheld::new(rows);
+                    let comparison = Comparison { engine, source, pass: row.pass, copied, withheld };
+                    let Some(compared) = comparison.run(sides.source.max(sides.destination)).await? else {
+                        verdicts.push(unread(source, in_destination));
+                        continue;
+                    };
+                    sides.learn(&compared);
+                    to_compare += twins.compare(engine, compared.shared).await?;
                 }
                 verdicts.push(sides.verdict(source.collection_id, &counts));
             }
@@ -99,14 +121,31 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge) -> Result<(), 
             units = to_compare,
             "chunks that share a key are compared before the counts are believed"
         );
-        return engine.edit_memo(|memo| memo.cutover.rechecked = Rechecked::Twins).await.map(drop);
+        engine.edit_memo(|memo| memo.cutover.rechecked = Rechecked::Twins).await?;
+        return Ok(None);
     }
-    engine.state.save_verdicts(engine.id, &verdicts).await?;
-    let judged: Vec<i64> = verdicts.iter().map(|verdict| verdict.collection_id).collect();
-    engine.state.keep_verdicts(engine.id, &judged).await?;
-    engine.edit_memo(|memo| memo.cutover.keys_reconciled = true).await?;
-    tracing::debug!(collections = verdicts.len(), "keys are reconciled");
-    Ok(())
+    Ok(Some(verdicts))
+}
+
+/// Documents of each collection in the destination, now.
+async fn count_destination(engine: &Engine) -> Result<BTreeMap<i64, u64>, MergeError> {
+    let destination = &engine.merge.destination.index;
+    engine.destination.refresh(std::slice::from_ref(destination)).await.map_err(MergeError::Destination)?;
+    engine.destination.count_by(destination, COLLECTION_FIELD).await.map_err(MergeError::Destination)
+}
+
+/// Whether the destination changed since the verdicts were made.
+async fn has_late_writes(engine: &Engine, verdicts: &[CollectionVerdict]) -> Result<bool, MergeError> {
+    let now = count_destination(engine).await?;
+    let late = verdicts.iter().filter(|verdict| {
+        now.get(&verdict.collection_id).copied().unwrap_or(0)
+            != verdict.destination_documents.max(0).unsigned_abs()
+    });
+    let collections: Vec<i64> = late.map(|verdict| verdict.collection_id).collect();
+    if !collections.is_empty() {
+        tracing::warn!(?collections, "something was written to the destination after all: compared again");
+    }
+    Ok(!collections.is_empty())
 }
 
 /// How many chunks each side of a collection has.
@@ -126,11 +165,10 @@ impl Sides {
     fn new(
         shards: &[PrimaryStats],
         destination: u64,
-        counts: &crate::state::Counts,
+        counts: &Counts,
         quarantined: &[QuarantinedRow],
     ) -> Sides {
-        let different =
-            quarantined.iter().filter(|row| PRESENT_CLASSES.contains(&row.class.as_str())).count() as u64;
+        let different = quarantined.iter().filter(|row| is_present(row)).count() as u64;
         let all = quarantined.len() as u64;
         Sides {
             source: shards.iter().map(|shard| shard.docs).sum(),
@@ -150,7 +188,15 @@ impl Sides {
         self.destination == self.expected()
     }
 
-    fn verdict(&self, collection_id: i64, counts: &crate::state::Counts) -> CollectionVerdict {
+    /// What the comparison of the keys found is exact.
+    fn learn(&mut self, compared: &Compared) {
+        self.source = compared.live;
+        self.withheld = compared.withheld;
+        self.collapsed = compared.live.saturating_sub(compared.withheld).saturating_sub(compared.distinct);
+        self.destination = compared.kept;
+    }
+
+    fn verdict(&self, collection_id: i64, counts: &Counts) -> CollectionVerdict {
         let reason = if !self.agree() {
             Some(format!(
                 "the source has {} chunks ({} in quarantine, {} collapsed), the destination {}",
@@ -190,52 +236,6 @@ fn unread(source: &SourceRow, in_destination: u64) -> CollectionVerdict {
     }
 }
 
-/// Chunks that may have the key of another: one that came later may have replaced an earlier one that was compared
-/// before. They are compared once in each attempt to cut over (disputes first); then each is known to be equal to what is under its
-/// key, or is in quarantine.
-struct Twins {
-    rechecked: Rechecked,
-}
-
-impl Twins {
-    /// Plans the comparison of what depends on another chunk, which may be gone. Returns how many chunks.
-    async fn retry_disputes(&self, engine: &Engine) -> Result<u64, MergeError> {
-        let mut retried = 0;
-        for class in DISPUTED_CLASSES.iter().filter(|_| self.rechecked < Rechecked::Disputes) {
-            let filter = QuarantineFilter { class: Some((*class).to_owned()), ..QuarantineFilter::default() };
-            retried += engine.state.retry_quarantined(engine.id, &filter).await?;
-        }
-        Ok(retried)
-    }
-
-    /// Plans the comparison of the chunks with these keys. Returns how many units that makes.
-    async fn compare(
-        &self,
-        engine: &Engine,
-        source: &SourceRow,
-        shards: &[PrimaryStats],
-        withheld: &Withheld<'_>,
-        keys: &HashSet<u128>,
-    ) -> Result<u64, MergeError> {
-        if self.rechecked == Rechecked::Twins || keys.is_empty() {
-            return Ok(0);
-        }
-        let mut places = Vec::new();
-        for shard in shards {
-            source_keys(engine, source, shard, withheld, |key, seq_no| {
-                if keys.contains(&key) {
-                    places.push(Place { source: source.id, shard: shard.shard, seq_no });
-                }
-            })
-            .await?;
-        }
-        Ok(engine.state.plan_recheck(engine.id, &places).await?)
-    }
-}
-
-/// Chunks in quarantine that are not in the destination, by shard and `_id`.
-type Withheld<'a> = HashSet<(ShardNumber, &'a str)>;
-
 /// Collections that have an index which could never be read: they are no sources yet, and no less missing for that.
 fn never_read(
     without_index: &BTreeMap<i64, String>,
@@ -264,170 +264,17 @@ fn never_read(
         .collect()
 }
 
-/// Compares the keys of one collection, deletes from the destination what the source does not have, and counts anew.
-/// Also returns how many units were planned for keys that several chunks have.
-async fn compare_keys(
-    engine: &Engine,
-    source: &SourceRow,
-    shards: &[PrimaryStats],
-    quarantined: &[QuarantinedRow],
-    mut sides: Sides,
-    twins: &Twins,
-) -> Result<(Sides, u64), MergeError> {
-    let withheld: Withheld<'_> = quarantined
-        .iter()
-        .filter(|row| row.source == source.id && !PRESENT_CLASSES.contains(&row.class.as_str()))
-        .map(|row| (row.shard, row.chunk_id.as_str()))
-        .collect();
-    let buckets = (sides.source.max(sides.destination) / BUCKET + 1).min(256);
-    let (mut live, mut distinct, mut kept, mut extra, mut planned) = (0_u64, 0_u64, 0_u64, 0_u64, 0_u64);
-    for bucket in 0..buckets {
-        let in_bucket = |key: u128| (key >> 120) as u64 % buckets == bucket;
-        let mut keys: HashSet<u128> = HashSet::new();
-        let mut shared: HashSet<u128> = HashSet::new();
-        for shard in shards {
-            live += source_keys(engine, source, shard, &withheld, |key, _| {
-                if in_bucket(key) && !keys.insert(key) {
-                    shared.insert(key);
-                }
-            })
-            .await?;
-        }
-        distinct += keys.len() as u64;
-        planned += twins.compare(engine, source, shards, &withheld, &shared).await?;
-        let (bucket_kept, bucket_extra) =
-            delete_others(engine, source.collection_id, &keys, in_bucket).await?;
-        kept += bucket_kept;
-        extra += bucket_extra;
-    }
-    tracing::info!(collection = source.collection_id, kept, extra, "keys compared");
-    sides.source = live / buckets;
-    sides.withheld = withheld.len() as u64;
-    sides.collapsed = sides.source.saturating_sub(sides.withheld).saturating_sub(distinct);
-    sides.destination = kept;
-    Ok((sides, planned))
-}
-
-/// The keys of the live chunks of a shard, each with its place; returns how many chunks there are. Chunks without a
-/// key are in quarantine, like those in `withheld`.
-async fn source_keys(
-    engine: &Engine,
-    source: &SourceRow,
-    shard: &PrimaryStats,
-    withheld: &Withheld<'_>,
-    mut visit: impl FnMut(u128, SeqNo),
-) -> Result<u64, MergeError> {
-    let name = index_name(source)?;
-    let mut live = 0;
-    let mut from = 0;
-    let end = shard.max_seq_no + 1;
-    while from < end {
-        let to = end.min(from + MAX_WINDOW);
-        let request = WindowRequest {
-            index: name.clone(),
-            shard: shard.shard,
-            from,
-            to,
-            lane: ReadLane::Fields(vec!["id", "metadata.document_id"]),
-        };
-        for page in engine.source.read_windows(&[request]).await.map_err(MergeError::Source)? {
-            let page = page.map_err(MergeError::Source)?;
-            live += page.hits.len() as u64;
-            for hit in page.hits.iter().filter(|hit| !withheld.contains(&(shard.shard, hit.id.as_str()))) {
-                if let Ok(id) = key_of(hit.source()) {
-                    visit(short_key(&id), hit.seq_no);
-                }
-            }
-        }
-        from = to;
-    }
-    Ok(live)
-}
-
-/// Deletes the destination's documents of the collection (in the bucket) whose key is not among `keys`. Returns how
-/// many were kept and how many deleted.
-async fn delete_others(
-    engine: &Engine,
-    collection: i64,
-    keys: &HashSet<u128>,
-    in_bucket: impl Fn(u128) -> bool,
-) -> Result<(u64, u64), MergeError> {
-    let destination = &engine.merge.destination.index;
-    let mut kept = 0;
-    let mut extra = Vec::new();
-    let mut open: Vec<(ShardNumber, SeqNo)> =
-        (0..engine.merge.destination.shards).filter_map(|shard| Some((shard.try_into().ok()?, 0))).collect();
-    while !open.is_empty() {
-        let pages = engine
-            .destination
-            .keys_where(destination, &open, COLLECTION_FIELD, collection)
-            .await
-            .map_err(MergeError::Destination)?;
-        let mut next = Vec::new();
-        for ((shard, _), page) in open.into_iter().zip(pages) {
-            next.extend(page.next.map(|from| (shard, from)));
-            for (id, version) in page.keys {
-                let key = short_key(&id);
-                if in_bucket(key) && keys.contains(&key) {
-                    kept += 1;
-                } else if in_bucket(key) {
-                    extra.push((id, version));
-                }
-            }
-        }
-        open = next;
-    }
-    delete(engine, &extra).await?;
-    Ok((kept, extra.len() as u64))
-}
-
 /// Takes the chunks of a source that is gone out of the destination.
 pub(super) async fn purge(engine: &Engine, source: &SourceRow) -> Result<(), MergeError> {
+    let pass = engine.merge_row().await?.pass;
     let destination = &engine.merge.destination.index;
     engine.destination.refresh(std::slice::from_ref(destination)).await.map_err(MergeError::Destination)?;
-    let (_, deleted) = delete_others(engine, source.collection_id, &HashSet::new(), |_| true).await?;
+    let found = delete_others(engine, source.collection_id, pass, |_, _| Judgement::TooMuch).await?;
     tracing::info!(
         collection = source.collection_id,
-        deleted,
+        deleted = found.deleted,
         "the chunks of a source that is gone are deleted"
     );
-    Ok(())
-}
-
-/// Deletes by id, one version above what was found: a late write of that version is refused, a later write of
-/// the source is not.
-async fn delete(engine: &Engine, keys: &[(String, i64)]) -> Result<(), MergeError> {
-    let alias = super::writer_alias(&engine.merge);
-    for part in keys.chunks(DELETIONS) {
-        let mut open: Vec<&(String, i64)> = part.iter().collect();
-        for _ in 0..8 {
-            let mut body = BulkBody::with_capacity(part.len() * 128);
-            for (id, version) in &open {
-                body.push_delete(id, version + 1);
-            }
-            let outcome =
-                engine.destination.bulk(&alias, true, body).await.map_err(MergeError::Destination)?;
-            open = open
-                .into_iter()
-                .zip(outcome.items)
-                .filter(|(_, item)| matches!(item, BulkItem::Retry(_)))
-                .map(|(key, _)| key)
-                .collect();
-            if open.is_empty() {
-                break;
-            }
-        }
-        if !open.is_empty() {
-            return Err(MergeError::Internal(format!(
-                "{} deletions were rejected again and again",
-                open.len()
-            )));
-        }
-    }
-    if !keys.is_empty() {
-        let name = std::slice::from_ref(&engine.merge.destination.index);
-        engine.destination.refresh(name).await.map_err(MergeError::Destination)?;
-    }
     Ok(())
 }
 
@@ -465,15 +312,6 @@ pub(super) async fn release_what_lives_no_more(
     let dead: Vec<&QuarantinedRow> = dead.iter().collect();
     engine.state.quarantine_clear(engine.id, &dead).await?;
     Ok(left)
-}
-
-/// The first 128 bits of a destination id (SHA-256 in hex): enough to tell keys apart.
-fn short_key(id: &str) -> u128 {
-    id.get(..32).and_then(|hex| u128::from_str_radix(hex, 16).ok()).unwrap_or_else(|| {
-        // Not one of ours: an id that no chunk can have. It must not collide with one that can.
-        id.bytes()
-            .fold(0_u128, |hash, byte| hash.wrapping_mul(0x0100_0000_01b3).wrapping_add(u128::from(byte)))
-    })
 }
 
 fn signed(count: u64) -> i64 {

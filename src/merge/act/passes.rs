@@ -12,9 +12,12 @@ use super::keys;
 use super::sources::{index_name, readable};
 use crate::elastic::{IndexName, PrimaryStats};
 use crate::merge::engine::Engine;
+use crate::merge::error::MergeCategory;
 use crate::merge::error::MergeError;
-use crate::merge::observe::active;
-use crate::state::{ShardRow, ShardTarget, SourceId, SourceRow, UnitKind};
+use crate::merge::memo::Memo;
+use crate::merge::observe::{active, parse_memo};
+use crate::merge::version::{LAST_PASS, SEQ_NO_END};
+use crate::state::{ShardRow, ShardTarget, SourceId, SourceRow};
 
 /// Sequence numbers in one unit: a shard with more is shared by several tasks.
 const SPLIT: i64 = 10_000;
@@ -29,8 +32,11 @@ pub(super) enum Drained {
 }
 
 /// Stores copy units from where the last pass ended up to the present ends of the logs.
-/// False if the shards had to be drained and are not: then nothing was stored.
+/// False if nothing was stored: the shards had to be drained and are not, or another process planned a pass meanwhile.
 pub(super) async fn plan_copy(engine: &Engine, drained: Drained, now: Timestamp) -> Result<bool, MergeError> {
+    // Before the ends are read: whoever plans a pass after this makes ours void.
+    let row = engine.merge_row().await?;
+    let memo = parse_memo(&row)?;
     let stored = engine.state.sources(engine.id).await?;
     let sources: BTreeMap<IndexName, &SourceRow> = by_index(&stored)?;
     let names: Vec<IndexName> = sources.keys().cloned().collect();
@@ -50,19 +56,42 @@ pub(super) async fn plan_copy(engine: &Engine, drained: Drained, now: Timestamp)
             // Re-created between resolve and stats: the next resolve finds the new index.
             continue;
         }
-        let new = shards.iter().filter_map(|shard| target(source, shard, &planned)).collect::<Vec<_>>();
+        let is_new = is_new(source, &memo);
+        let new: Vec<ShardTarget> =
+            shards.iter().filter_map(|shard| target(source, shard, &planned, is_new)).collect();
         if !new.is_empty() {
             grown.push(name.clone());
             targets.extend(new);
         }
     }
+    refuse_what_has_no_version(row.pass, &targets)?;
     engine.source.refresh(&grown).await.map_err(MergeError::Source)?;
-    let pass = engine.merge_row().await?.pass + 1;
-    let units = engine.state.plan_units(engine.id, UnitKind::Copy, pass, &targets, SPLIT).await?;
-    engine.state.set_pass(engine.id, pass).await?;
+    let Some(units) = engine.state.plan_pass(engine.id, row.pass, &targets, SPLIT).await? else {
+        tracing::debug!("another process planned a pass meanwhile");
+        return Ok(false);
+    };
     engine.edit_memo(|memo| memo.pass_taken_at = Some(now)).await?;
-    tracing::debug!(pass, units, shards = targets.len(), "a pass is planned");
+    tracing::debug!(pass = row.pass, units, shards = targets.len(), "a pass is planned");
     Ok(true)
+}
+
+/// Whether the destination cannot hold a chunk of the source's collection yet.
+fn is_new(source: &SourceRow, memo: &Memo) -> bool {
+    let created = memo.destination.as_ref().is_some_and(|destination| destination.created);
+    created && source.generation == 0
+}
+
+/// Versions have room for years; when it is used up nothing may be written under a wrong one.
+fn refuse_what_has_no_version(pass: i32, targets: &[ShardTarget]) -> Result<(), MergeError> {
+    let too_long = targets.iter().any(|target| target.to > SEQ_NO_END);
+    if pass < LAST_PASS && !too_long {
+        return Ok(());
+    }
+    Err(MergeError::problem(
+        MergeCategory::ChecksFailed,
+        "spec.source",
+        "has had more operations than versions can tell apart; delete the resource, and merge into a new destination",
+    ))
 }
 
 /// Stores verify units for everything that was copied and not yet compared.
@@ -72,30 +101,17 @@ pub(super) async fn plan_verify(engine: &Engine) -> Result<(), MergeError> {
     let name = &engine.merge.destination.index;
     engine.destination.refresh(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
     let stored = engine.state.sources(engine.id).await?;
-    let documents: BTreeMap<i64, &SourceRow> = active(&stored).map(|source| (source.id, source)).collect();
-    let targets: Vec<ShardTarget> = engine
+    // A chunk that was mended is an operation of such a source, and what is said of its former state is over.
+    let grown: BTreeSet<SourceId> = engine
         .state
         .shards(engine.id)
         .await?
         .into_iter()
         .filter(|shard| shard.verify_planned_to < shard.copy_planned_to)
-        .filter_map(|shard| {
-            let source = documents.get(&shard.source)?;
-            let new = shard.copy_planned_to - shard.verify_planned_to;
-            Some(ShardTarget {
-                source: shard.source,
-                shard: shard.shard,
-                history_uuid: shard.history_uuid,
-                to: shard.copy_planned_to,
-                estimated_documents: new.min(source.documents.max(1)),
-            })
-        })
+        .map(|shard| shard.source)
         .collect();
-    // A chunk that was mended is an operation of such a source, and what is said of its former state is over.
-    let grown: BTreeSet<SourceId> = targets.iter().map(|target| target.source).collect();
     keys::release_what_lives_no_more(engine, &stored, |source| grown.contains(&source)).await?;
-    let pass = engine.merge_row().await?.pass;
-    engine.state.plan_units(engine.id, UnitKind::Verify, pass, &targets, SPLIT).await?;
+    engine.state.plan_comparison(engine.id, SPLIT).await?;
     Ok(())
 }
 
@@ -119,7 +135,12 @@ fn planned_ends(shards: &[ShardRow]) -> PlannedEnds {
 }
 
 /// What to plan on one shard; `None` if its log has not grown.
-fn target(source: &SourceRow, shard: &PrimaryStats, planned: &PlannedEnds) -> Option<ShardTarget> {
+fn target(
+    source: &SourceRow,
+    shard: &PrimaryStats,
+    planned: &PlannedEnds,
+    is_new: bool,
+) -> Option<ShardTarget> {
     let to = shard.global_checkpoint + 1;
     let from = planned
         .get(&(source.id, shard.shard))
@@ -131,5 +152,6 @@ fn target(source: &SourceRow, shard: &PrimaryStats, planned: &PlannedEnds) -> Op
         history_uuid: shard.history_uuid.clone(),
         to,
         estimated_documents: (to - from).min(i64::try_from(shard.docs).unwrap_or(i64::MAX).max(1)),
+        is_new,
     })
 }

@@ -14,7 +14,7 @@ use super::facts::Facts;
 use crate::chunk::{self, Cuts, Input, Parsed, Refusal, Transform};
 use crate::elastic::{BulkBody, BulkItem, BulkRequest, BulkVersioning, ElasticError, ErrorCategory, Hit};
 use crate::merge::error::MergeError;
-use crate::merge::version::destination_version;
+use crate::merge::version::of_copy;
 use crate::state::{Counts, LeasedUnit, Quarantined, SourceCuts};
 
 /// How often rejected items are sent again before the batch fails and is retried with backoff.
@@ -149,7 +149,7 @@ fn transform_blocking(
             out.postponed.push(place);
             continue;
         }
-        let version = destination_version(window.unit.generation, hit.seq_no);
+        let version = of_copy(window.unit.pass, window.unit.shard, hit.seq_no);
         let buffer = current.body.begin_index(parsed.destination_id(), version, BulkVersioning::External);
         out.cuts[place.window].merge(&parsed.write(document, buffer));
         current.body.end();

@@ -13,7 +13,7 @@ use crate::chunk::{Actual, Refusal, Transform, compare};
 use crate::elastic::{BulkBody, BulkVersioning, Lookup, WindowRequest};
 use crate::merge::error::MergeError;
 use crate::merge::stored_index;
-use crate::merge::version::destination_version;
+use crate::merge::version::{Origin, of_repair};
 
 /// How often a chunk that differs is written and compared again.
 const REPAIRS: u32 = 2;
@@ -25,7 +25,6 @@ const LOOKUP_IDS: usize = 500;
 struct Expected {
     place: Place,
     id: String,
-    version: i64,
     document: i64,
     /// Its facts must be asked for.
     unknown: bool,
@@ -34,9 +33,9 @@ struct Expected {
 /// How a chunk compares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Comparison {
-    /// Equal, and the destination holds this very version.
+    /// Equal, and written from this very chunk.
     Equal,
-    /// Equal, but the destination holds the version of another chunk with the same key and content.
+    /// Equal, but written from another chunk with the same key and content.
     Collapsed,
     /// Not there, or different.
     Different {
@@ -120,7 +119,6 @@ async fn expect(
                 Ok(parsed) => expected.push(Expected {
                     place,
                     id: parsed.destination_id().to_owned(),
-                    version: destination_version(window.unit.generation, hit.seq_no),
                     document: parsed.document_id(),
                     unknown: parsed.needs_document() && facts.get(parsed.document_id()).is_none(),
                 }),
@@ -193,7 +191,9 @@ fn compare_one(
     };
     let actual = Actual { source: there.source(), vector: there.vector() };
     match compare(&parsed, facts.get(expected.document), &actual) {
-        Ok(()) if there.version == expected.version => Comparison::Equal,
+        Ok(()) if Origin::of(there.version) == Origin::new(window.unit.shard, hit.seq_no) => {
+            Comparison::Equal
+        }
         Ok(()) => Comparison::Collapsed,
         Err(difference) => {
             Comparison::Different { found: Some(there.version), difference: difference.to_string() }
@@ -213,20 +213,17 @@ async fn repair(
     let mut body = BulkBody::with_capacity(64 * 1024);
     let mut written = Vec::with_capacity(different.len());
     for (expected, found, difference) in different {
-        let version = match found {
-            // The same version may be that of a chunk on another shard: their logs count by themselves.
-            Some(version) if version >= expected.version => {
-                if has_rival(shared, windows, &expected, version).await? {
-                    collide(windows, &expected, &difference, &mut settled[expected.place.window]);
-                    continue;
-                }
-                // A higher version there belongs to a chunk that lives no more (its key moved between shards).
-                if version > expected.version { version + 1 } else { version }
-            }
-            Some(_) | None => expected.version,
-        };
+        if let Some(version) = found
+            && has_rival(shared, windows, &expected, version).await?
+        {
+            collide(windows, &expected, &difference, &mut settled[expected.place.window]);
+            continue;
+        }
         let window = &windows[expected.place.window];
         let hit = &window.page.hits[expected.place.hit];
+        let own = of_repair(window.unit.pass, window.unit.shard, hit.seq_no);
+        // Above it can only be what somebody else wrote there, again and again.
+        let version = found.filter(|&version| version > own).map_or(own, |version| version + 1);
         let Ok(parsed) = parse(shared.context.transform, window, hit) else { continue };
         let buffer = body.begin_index(&expected.id, version, BulkVersioning::ExternalGte);
         parsed.write(facts.get(expected.document), buffer);
@@ -269,8 +266,8 @@ async fn repair(
     Ok(again)
 }
 
-/// Whether the version that the destination holds is that of another live chunk with the same key: looked
-/// for at its sequence number on every shard of the index.
+/// Whether what the destination holds was written from another live chunk with the same key: looked for at its
+/// sequence number on the shards that its version speaks of.
 async fn has_rival(
     shared: &Shared,
     windows: &[ReadWindow],
@@ -279,20 +276,23 @@ async fn has_rival(
 ) -> Result<bool, MergeError> {
     let window = &windows[expected.place.window];
     let unit = &window.unit;
-    let own = (unit.shard, window.page.hits[expected.place.hit].seq_no);
-    let seq_no = version - destination_version(unit.generation, 0);
-    if seq_no < 0 {
+    let origin = Origin::of(version);
+    let own_seq_no = window.page.hits[expected.place.hit].seq_no;
+    let is_itself = |shard: i32| shard == unit.shard && own_seq_no == origin.seq_no;
+    let shards: Vec<i32> =
+        (0..unit.shards).filter(|&shard| origin.is_on(shard) && !is_itself(shard)).collect();
+    if origin.seq_no < 0 || shards.is_empty() {
         return Ok(false);
     }
     let index = stored_index(&unit.index_name)?;
     let lane = shared.lane(&unit.index_uuid)?;
-    let requests: Vec<WindowRequest> = (0..unit.shards)
-        .filter(|&shard| (shard, seq_no) != own)
+    let requests: Vec<WindowRequest> = shards
+        .into_iter()
         .map(|shard| WindowRequest {
             index: index.clone(),
             shard,
-            from: seq_no,
-            to: seq_no + 1,
+            from: origin.seq_no,
+            to: origin.seq_no + 1,
             lane: lane.clone(),
         })
         .collect();

@@ -10,8 +10,7 @@ SET index_name = excluded.index_name,
     documents = excluded.documents,
     bytes = excluded.bytes,
     state = 'active',
-    -- What was given up may have had its chunks deleted from the destination: only a higher generation is
-    -- sure to be above the versions that the deletions left behind.
+    -- What comes back is not the collection's first history any more: the destination may hold chunks of one before.
     generation = CASE WHEN s.state IN ('gone', 'purged')
                       THEN (SELECT max(o.generation) + 1 FROM source o
                             WHERE o.merge = s.merge AND o.collection_id = s.collection_id)

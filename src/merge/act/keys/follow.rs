@@ -1,0 +1,129 @@
+//! Following deletions: after each pass, at a cost proportional to what changed.
+//!
+//! The log has no entry for a deletion that could be searched, but a live chunk holds exactly one position. So if
+//! every position since the last check is held by a live chunk, nothing was deleted or written over in
+//! between: one count per shard, many in a request. The end of the range is that of the last copy plan, which was
+//! read before the refresh that preceded the plan, so everything below it is visible. Only where the count is lower
+//! are the keys of that source compared. (An update that changes a chunk's key passes this test; the
+//! counts of the cutover find it.)
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::compare::{Comparison, readable};
+use super::withheld::{Quarantine, Withheld};
+use crate::elastic::LogRange;
+use crate::merge::act::sources::index_name;
+use crate::merge::engine::Engine;
+use crate::merge::error::MergeError;
+use crate::merge::observe::active;
+use crate::merge::valid::{ValidMerge, Verification};
+use crate::state::{QuarantineFilter, ShardRow, SourceId, SourceRow, SourceState};
+
+/// Counts in one request.
+const COUNTS: usize = 200;
+
+/// Looks where chunks were deleted since the last time, and deletes them.
+pub async fn follow(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
+    // Before anything is read of the sources: see `version`.
+    let pass = engine.merge_row().await?.pass;
+    let stored = engine.state.sources(engine.id).await?;
+    let behind = behind(&stored, engine.state.shards(engine.id).await?);
+    let mut unreadable = BTreeSet::new();
+    let suspects = suspects(engine, &behind, &mut unreadable).await?;
+    let mut stale = Vec::new();
+    if !suspects.is_empty() {
+        let quarantine =
+            Quarantine::new(engine.state.quarantine_list(engine.id, &QuarantineFilter::default()).await?);
+        for &id in &suspects {
+            let Some((source, shards)) = behind.get(&id) else { continue };
+            let comparison = Comparison {
+                engine,
+                source,
+                pass,
+                copied: shards.iter().map(|row| (row.shard, row.copy_planned_to)).collect(),
+                withheld: Withheld::new(quarantine.of(id)),
+            };
+            match comparison.run(source.documents.max(0).unsigned_abs()).await? {
+                Some(mut compared) => stale.append(&mut compared.stale),
+                None => drop(unreadable.insert(id)),
+            }
+        }
+    }
+    if spec.verification == Verification::Full && !stale.is_empty() {
+        // The twin of a deleted chunk is in the source with its own content: that must be there now.
+        stale.sort_unstable();
+        engine.state.plan_recheck(engine.id, &stale).await?;
+    }
+    set_aside(engine, &unreadable).await?;
+    let done: Vec<ShardRow> = behind
+        .into_iter()
+        .filter(|(id, _)| !unreadable.contains(id))
+        .flat_map(|(_, (_, shards))| shards)
+        .collect();
+    Ok(engine.state.keys_checked(engine.id, &done).await?)
+}
+
+type Behind<'a> = BTreeMap<SourceId, (&'a SourceRow, Vec<ShardRow>)>;
+
+/// All shards of the readable sources of which one at least is behind.
+fn behind(stored: &[SourceRow], shards: Vec<ShardRow>) -> Behind<'_> {
+    let mut all: Behind<'_> = active(stored).map(|source| (source.id, (source, Vec::new()))).collect();
+    for row in shards {
+        if let Some((_, rows)) = all.get_mut(&row.source) {
+            rows.push(row);
+        }
+    }
+    all.retain(|_, (_, rows)| rows.iter().any(ShardRow::are_keys_behind));
+    all
+}
+
+/// Sources in which a position since the last check is not held by a live chunk, or that were never checked.
+async fn suspects(
+    engine: &Engine,
+    behind: &Behind<'_>,
+    unreadable: &mut BTreeSet<SourceId>,
+) -> Result<BTreeSet<SourceId>, MergeError> {
+    let mut suspects = BTreeSet::new();
+    let mut owners = Vec::new();
+    let mut ranges = Vec::new();
+    for (&id, (source, shards)) in behind {
+        if shards.iter().any(|row| row.keys_checked_to.is_none()) {
+            suspects.insert(id);
+            continue;
+        }
+        for row in shards.iter().filter(|row| row.are_keys_behind()) {
+            owners.push(id);
+            ranges.push(LogRange {
+                index: index_name(source)?,
+                shard: row.shard,
+                from: row.keys_checked_to.unwrap_or(0),
+                to: row.copy_planned_to,
+            });
+        }
+    }
+    for (owners, ranges) in owners.chunks(COUNTS).zip(ranges.chunks(COUNTS)) {
+        let counts = engine.source.count_ranges(ranges).await.map_err(MergeError::Source)?;
+        for ((&id, range), count) in owners.iter().zip(ranges).zip(counts) {
+            match readable(count)? {
+                Some(live) if i64::try_from(live) == Ok(range.to - range.from) => {}
+                Some(_) => drop(suspects.insert(id)),
+                None => drop(unreadable.insert(id)),
+            }
+        }
+    }
+    suspects.retain(|id| !unreadable.contains(id));
+    Ok(suspects)
+}
+
+/// The next resolve finds out what is the matter with them; until then nobody waits for them.
+async fn set_aside(engine: &Engine, unreadable: &BTreeSet<SourceId>) -> Result<(), MergeError> {
+    let ids: Vec<SourceId> = unreadable.iter().copied().collect();
+    if !ids.is_empty() {
+        tracing::info!(
+            sources = ids.len(),
+            "some sources cannot be read now: resolved again at the next pass"
+        );
+        engine.state.set_source_state(&ids, SourceState::Waiting).await?;
+    }
+    Ok(())
+}

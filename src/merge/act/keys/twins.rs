@@ -1,0 +1,38 @@
+//! Chunks that may have the key of another: one that came later may have replaced an earlier one that was compared
+//! before. They are compared once in each attempt to cut over (disputes first); then each is known to be equal to what
+//! is under its key, or is in quarantine.
+
+use crate::merge::engine::Engine;
+use crate::merge::error::MergeError;
+use crate::merge::memo::Rechecked;
+use crate::state::QuarantineFilter;
+use crate::state::invariants::Place;
+
+/// Classes of quarantined chunks that were judged by what another writer or chunk left under their key.
+const DISPUTED_CLASSES: [&str; 2] = ["Collision", "Different"];
+
+/// What of it was done in this attempt.
+pub(super) struct Twins {
+    pub rechecked: Rechecked,
+}
+
+impl Twins {
+    /// Plans the comparison of what depends on another chunk, which may be gone. Returns how many chunks.
+    pub async fn retry_disputes(&self, engine: &Engine) -> Result<u64, MergeError> {
+        let mut retried = 0;
+        for class in DISPUTED_CLASSES.iter().filter(|_| self.rechecked < Rechecked::Disputes) {
+            let filter = QuarantineFilter { class: Some((*class).to_owned()), ..QuarantineFilter::default() };
+            retried += engine.state.retry_quarantined(engine.id, &filter).await?;
+        }
+        Ok(retried)
+    }
+
+    /// Plans the comparison of the chunks that share a key. Returns how many units that makes.
+    pub async fn compare(&self, engine: &Engine, mut shared: Vec<Place>) -> Result<u64, MergeError> {
+        if self.rechecked == Rechecked::Twins || shared.is_empty() {
+            return Ok(0);
+        }
+        shared.sort_unstable();
+        Ok(engine.state.plan_recheck(engine.id, &shared).await?)
+    }
+}
