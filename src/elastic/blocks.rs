@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::admin::{ACK_TIMEOUT, settings_call};
 use super::call::Call;
+use super::catalog::not_concrete;
 use super::cluster::{Cluster, groups, parse};
 use super::error::{ElasticError, ErrorCategory, Result};
 use super::names::IndexName;
@@ -107,6 +108,27 @@ impl Cluster {
         let (answer, asked) = self.send_for_existing(names, call).await?;
         let answer = answer.map(|answer| parse(BLOCKING, &answer)).transpose()?;
         Ok((answer, asked))
+    }
+
+    /// Whether each of the indices refuses writes, by whoever's will; those that do not exist are absent.
+    pub async fn write_blocks(&self, indices: &[IndexName]) -> Result<BTreeMap<IndexName, bool>> {
+        let mut found = BTreeMap::new();
+        for group in groups(indices) {
+            let call = |list: &str| {
+                Call::get(BLOCKING, format!("/{list}/_settings/index.blocks.*,index.uuid"))
+                    .with("flat_settings", "true")
+            };
+            let (answer, asked) = self.send_for_existing(&group, call).await?;
+            let Some(answer) = answer else { continue };
+            let all: Settings = parse(BLOCKING, &answer)?;
+            for name in asked {
+                let index = all.get(name.as_str()).ok_or_else(|| not_concrete(BLOCKING, name))?;
+                let refuses = |block: &&str| index.settings.get(*block).map(String::as_str) == Some("true");
+                let is_blocked = ["index.blocks.write", "index.blocks.read_only"].iter().any(refuses);
+                found.insert(name.clone(), is_blocked);
+            }
+        }
+        Ok(found)
     }
 
     /// Whether the server says that the index is blocked and that no write is under way.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::call::Call;
 use super::cluster::{Cluster, groups, parse};
-use super::error::{ElasticError, ErrorCategory, Result};
+use super::error::{ElasticError, ErrorCategory, IS_ALIAS, Result};
 use super::info::IndexInfo;
 use super::names::IndexName;
 use super::retry::RetryPolicy;
@@ -234,7 +234,8 @@ fn known(name: &str) -> Option<IndexName> {
 
 /// The server answered under another name: what was asked for is an alias.
 pub(super) fn not_concrete(doing: &'static str, name: &IndexName) -> ElasticError {
-    ElasticError::new(ErrorCategory::Invalid, doing, format!("`{name}` is an alias, not an index"))
+    let reason = format!("`{name}` is an alias, not an index");
+    ElasticError::new(ErrorCategory::Invalid, doing, reason).with_kind(IS_ALIAS)
 }
 
 /// Checks an answer that every shard of at least `indices` indices had to give.

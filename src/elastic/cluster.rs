@@ -1,6 +1,7 @@
 //! A connected cluster, and the small tools that the other files of this room build requests with.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::call::{Call, Caller};
 use super::config::ClusterConfig;
 use super::error::{ElasticError, ErrorCategory, Result, shortened};
-use super::names::{IndexName, Version};
+use super::names::{IndexName, IndexUuid, ShardNumber, Version};
 use super::retry::RetryPolicy;
 
 /// A connected Elasticsearch cluster. Cheap to clone; clones share connections.
@@ -23,6 +24,8 @@ struct Inner {
     version: Version,
     uuid: String,
     name: String,
+    /// Primary shards of the indices seen so far: of one uuid the number never changes.
+    shard_counts: Mutex<HashMap<IndexUuid, ShardNumber>>,
 }
 
 #[derive(Deserialize)]
@@ -46,6 +49,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest part of a request line that a list of indices takes, in bytes; the server's limit is 4 kB for all of it.
 const MAX_LIST_BYTES: usize = 2800;
 
+/// Shard counts that are remembered: a few megabytes.
+const MAX_SHARD_COUNTS: usize = 50_000;
+
 impl Cluster {
     /// Connects: asks the first node that answers who it is.
     ///
@@ -60,7 +66,7 @@ impl Cluster {
         let answer = caller.send(&call).await?;
         let (version, uuid, name) = identity(&answer)?;
         tracing::debug!(%version, cluster = name, "connected");
-        Ok(Self(Arc::new(Inner { caller, version, uuid, name })))
+        Ok(Self(Arc::new(Inner { caller, version, uuid, name, shard_counts: Mutex::default() })))
     }
 
     /// The server's version.
@@ -79,6 +85,20 @@ impl Cluster {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// The number of shards of an index, if it was ever asked for.
+    pub(super) fn shard_count(&self, uuid: &IndexUuid) -> Option<ShardNumber> {
+        self.0.shard_counts.lock().unwrap_or_else(PoisonError::into_inner).get(uuid).copied()
+    }
+
+    pub(super) fn remember_shard_count(&self, uuid: IndexUuid, shards: ShardNumber) {
+        let mut known = self.0.shard_counts.lock().unwrap_or_else(PoisonError::into_inner);
+        // Indices come and go for as long as a merge follows them.
+        if known.len() >= MAX_SHARD_COUNTS {
+            known.clear();
+        }
+        known.insert(uuid, shards);
     }
 
     pub(super) async fn send(&self, call: &Call) -> Result<Bytes> {

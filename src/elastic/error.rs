@@ -75,6 +75,8 @@ pub(super) const INDEX_CLOSED: &str = "index_closed_exception";
 /// The server's `type` of "a block forbids this".
 pub(super) const CLUSTER_BLOCK: &str = "cluster_block_exception";
 
+/// Our own `type` of "the name of an index is that of an alias now".
+pub(super) const IS_ALIAS: &str = "name_is_an_alias";
 /// Our own `type` of "no complete answer within the time limit".
 pub(super) const OWN_TIMEOUT: &str = "request_timeout";
 
@@ -162,6 +164,12 @@ impl ElasticError {
     #[must_use]
     pub fn is_closed_index(&self) -> bool {
         self.kind() == Some(INDEX_CLOSED)
+    }
+
+    /// Whether the name of an index that was asked for is that of an alias.
+    #[must_use]
+    pub fn is_alias(&self) -> bool {
+        self.kind() == Some(IS_ALIAS)
     }
 
     /// Whether no complete answer came within our own time limit, so that the server may still be at work.

@@ -117,24 +117,21 @@ impl Cluster {
         let mut found = BTreeMap::new();
         for group in groups(indices) {
             let call = |list: &str| {
-                Call::get(COUNTING, format!("/{list}/_settings/index.number_of_shards"))
-                    .with("flat_settings", "true")
-            };
-            let (answer, existing) = self.send_for_existing(&group, call).await?;
-            let Some(answer) = answer else { continue };
-            let counts: ShardCounts = parse(COUNTING, &answer)?;
-            let call = |list: &str| {
                 Call::get(COUNTING, format!("/{list}/_stats/docs,store"))
                     .with("level", "shards")
                     .with("filter_path", PARTS)
             };
-            let (answer, asked) = self.send_for_existing(&existing, call).await?;
+            let (answer, asked) = self.send_for_existing(&group, call).await?;
             let Some(answer) = answer else { continue };
             let mut stats: Stats = parse(COUNTING, &answer)?;
+            self.learn_shard_counts(&asked, &stats).await?;
             for name in asked {
-                let shards = shard_count(&counts, name)?;
                 let primaries = match stats.indices.remove(name.as_str()) {
-                    Some(index) => primaries(name, index, shards),
+                    Some(index) => match self.shard_count(&index.uuid) {
+                        Some(shards) => primaries(name, index, shards),
+                        // Deleted or made anew between the two requests.
+                        None => continue,
+                    },
                     // A red index without a single active copy is not in the answer at all.
                     None => Err(no_primary(name, 0)),
                 };
@@ -143,11 +140,36 @@ impl Cluster {
         }
         Ok(found)
     }
+
+    /// Asks how many shards these indices have, unless it is known: of one uuid it never changes.
+    async fn learn_shard_counts(&self, names: &[&IndexName], stats: &Stats) -> Result<()> {
+        let is_known = |name: &&&IndexName| {
+            stats.indices.get(name.as_str()).is_some_and(|index| self.shard_count(&index.uuid).is_some())
+        };
+        let unknown: Vec<&IndexName> = names.iter().filter(|name| !is_known(name)).copied().collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let call = |list: &str| {
+            Call::get(COUNTING, format!("/{list}/_settings/index.number_of_shards,index.uuid"))
+                .with("flat_settings", "true")
+        };
+        let (answer, asked) = self.send_for_existing(&unknown, call).await?;
+        let Some(answer) = answer else { return Ok(()) };
+        let counts: ShardCounts = parse(COUNTING, &answer)?;
+        for name in asked {
+            let (uuid, shards) = shard_count(&counts, name)?;
+            self.remember_shard_count(uuid, shards);
+        }
+        Ok(())
+    }
 }
 
-fn shard_count(counts: &ShardCounts, name: &IndexName) -> Result<ShardNumber> {
+fn shard_count(counts: &ShardCounts, name: &IndexName) -> Result<(IndexUuid, ShardNumber)> {
     let index = counts.get(name.as_str()).ok_or_else(|| not_concrete(COUNTING, name))?;
-    index.settings.get("index.number_of_shards").and_then(|text| text.parse().ok()).ok_or_else(|| {
+    let shards = index.settings.get("index.number_of_shards").and_then(|text| text.parse().ok());
+    let uuid = index.settings.get("index.uuid").map(|uuid| IndexUuid(uuid.clone()));
+    uuid.zip(shards).ok_or_else(|| {
         ElasticError::bad_answer(COUNTING, format!("index `{name}` comes without its number of shards"))
     })
 }

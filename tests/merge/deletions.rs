@@ -4,7 +4,8 @@ use crate::scene::{DIMENSIONS, Flavor, Scene};
 use crate::session::Session;
 use crate::shelf::{Chunk, Shelf};
 
-fn held(manifest: &str) -> String {
+/// The merge stays `Synced`.
+pub fn held(manifest: &str) -> String {
     manifest.replace("  cutover:\n    maxLag: 5s\n", "  cutover:\n    hold: true\n    maxLag: 3s\n")
 }
 

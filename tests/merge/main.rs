@@ -2,7 +2,9 @@
 //! program as a user does, and asks an independent checker (`demo::checker`) what it thinks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+mod comings;
 mod deletions;
+mod foreign;
 #[allow(dead_code)] // shared with other tests
 mod scene;
 mod session;

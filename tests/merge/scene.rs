@@ -313,6 +313,12 @@ spec:
         tokio::task::spawn_blocking(move || access.ask("PUT", &path, Some(&body))).await.unwrap().unwrap();
     }
 
+    /// Removes a setting of the destination.
+    pub async fn set_null(&self, setting: &str) {
+        let path = format!("/{}/_settings", self.index);
+        self.destination_cluster.put(&path, &json!({setting: null})).await.expect("it is removed");
+    }
+
     /// The independent verdict.
     pub async fn check(&self, dimensions: usize) -> Verdict {
         self.check_only(dimensions, Vec::new()).await

@@ -35,11 +35,6 @@ impl Session {
         self.end().await
     }
 
-    pub async fn kill_9(self) -> Run {
-        self.signal("KILL");
-        self.end().await
-    }
-
     fn signal(&self, name: &str) {
         let done = std::process::Command::new("kill")
             .args([format!("-{name}"), self.pid.to_string()])

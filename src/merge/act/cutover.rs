@@ -51,11 +51,11 @@ pub(super) async fn block(engine: &Engine, now: Timestamp) -> Result<(), MergeEr
     let stored = engine.state.sources(engine.id).await?;
     let (names, owners) = unblocked(&stored)?;
     // A block that somebody else set is not ours to lift: only those that are open now become ours.
-    let described = engine.source.describe(&names).await.map_err(MergeError::Source)?;
+    let blocks = engine.source.write_blocks(&names).await.map_err(MergeError::Source)?;
     let mut open = Vec::new();
     let mut ours = Vec::new();
     for (name, owner) in names.into_iter().zip(owners) {
-        if described.get(&name).is_some_and(|info| !info.write_blocked) {
+        if blocks.get(&name) == Some(&false) {
             open.push(name);
             ours.push(owner);
         }

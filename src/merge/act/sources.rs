@@ -243,7 +243,11 @@ pub(super) fn is_unreadable(why: &str) -> bool {
 /// Whether that very index (not one re-created under its name) answers by name. A refusal is an error here.
 async fn still_there(engine: &Engine, source: &SourceRow) -> Result<bool, MergeError> {
     let name = index_name(source)?;
-    let described = engine.source.describe(std::slice::from_ref(&name)).await.map_err(MergeError::Source)?;
+    let described = match engine.source.describe(std::slice::from_ref(&name)).await {
+        // The index was renamed, and its collection is found behind the alias.
+        Err(error) if error.is_alias() => return Ok(false),
+        described => described.map_err(MergeError::Source)?,
+    };
     Ok(described.get(&name).is_some_and(|info| info.uuid.0 == source.index_uuid))
 }
 

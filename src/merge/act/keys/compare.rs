@@ -229,7 +229,7 @@ fn windows(
     windows
 }
 
-/// The answer about one index among others; `None` if it is gone, closed or red, which the next resolve looks into.
+/// The answer about one index among others; `None` if it is gone, closed, red or an alias now, which the next resolve looks into.
 pub(super) fn readable<T>(result: Result<T, ElasticError>) -> Result<Option<T>, MergeError> {
     match result {
         Err(error) if error.category() == ErrorCategory::Unavailable => Ok(None),
@@ -241,7 +241,7 @@ pub(super) fn readable<T>(result: Result<T, ElasticError>) -> Result<Option<T>, 
 fn existing<T>(result: Result<T, ElasticError>) -> Result<Option<T>, MergeError> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(error) if error.is_missing_index() || error.is_closed_index() => Ok(None),
+        Err(error) if error.is_missing_index() || error.is_closed_index() || error.is_alias() => Ok(None),
         Err(error) => Err(MergeError::Source(error)),
     }
 }

@@ -1,0 +1,122 @@
+//! Somebody else writes to the destination, and a worker that was held up writes what is long gone.
+
+use demo::cluster::Method;
+use serde_json::{Value, json};
+
+use crate::deletions::held;
+use crate::scene::{DIMENSIONS, Flavor, Scene};
+use crate::session::Session;
+use crate::shelf::Shelf;
+
+async fn one_shelf(scene: &Scene) -> Shelf<'_> {
+    let _tables = Shelf::tables(scene).await;
+    let shelf = Shelf::create(scene, scene.first_id, 2).await;
+    for document in 0..10 {
+        shelf.put_document(scene.first_id + document, 10, "as it is").await;
+    }
+    shelf
+}
+
+/// Sends a bulk as a worker would that read the chunk when it was there; gives the status of its item.
+async fn write_late(scene: &Scene, chunk: &Value) -> u64 {
+    let action =
+        json!({"index": {"_id": chunk["_id"], "version": chunk["_version"], "version_type": "external"}});
+    let body = format!("{action}\n{}\n", chunk["_source"]);
+    let path = format!("/{}-merge-writer/_bulk?require_alias=true", scene.index);
+    let answer = scene
+        .destination_cluster
+        .send(Method::POST, &path, "application/x-ndjson", Some(body.into()))
+        .await
+        .unwrap();
+    answer.json().unwrap()["items"][0]["index"]["status"].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_write_of_a_deleted_chunk_does_not_outlive_the_cutover() {
+    let scene = Scene::new(Flavor::V8, Flavor::V8).await;
+    let shelf = one_shelf(&scene).await;
+    let document = scene.first_id;
+    let session = Session::start(&held(&scene.manifest(DIMENSIONS))).await;
+    scene.wait_for_phase("Synced").await;
+    let held_back = shelf.in_destination().await[&(document, 4)].clone();
+    shelf.delete_document(document).await;
+    scene.wait_for_a_whole_pass().await;
+    assert_eq!(write_late(&scene, &held_back).await, 409, "a tombstone was ignored");
+
+    // The server forgets, as after its restart.
+    scene.set("index.gc_deletes", "0s").await;
+    scene
+        .wait_for("the end of the tombstone", async || {
+            scene.destination_cluster.refresh(&scene.index).await.unwrap();
+            (write_late(&scene, &held_back).await == 201).then_some(())
+        })
+        .await;
+    assert!(shelf.in_destination().await.contains_key(&(document, 4)));
+    session.stop().await;
+    let run = scene.run(&scene.manifest(DIMENSIONS)).await;
+    assert!(run.success, "{run:?}");
+    let verdict = scene.check(DIMENSIONS).await;
+    assert!(verdict.is_good(), "{verdict}");
+    assert_eq!(write_late(&scene, &held_back).await, 404, "a worker may still write after the verdict");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_changed_or_deleted_before_the_comparison_is_repaired() {
+    let scene = Scene::new(Flavor::V9, Flavor::V8).await;
+    let shelf = one_shelf(&scene).await;
+    let slow = scene
+        .manifest(DIMENSIONS)
+        .replace("  cutover:\n", "  workers: {concurrency: 1, maxDocumentsPerSecond: 20}\n  cutover:\n");
+    let session = Session::start(&slow).await;
+    scene.wait_for_phase("Copying").await;
+    let there = scene
+        .wait_for("some chunks", async || {
+            let exists = scene.exists(&scene.index).await;
+            let there = if exists { shelf.in_destination().await } else { return None };
+            (there.len() >= 2).then_some(there)
+        })
+        .await;
+    let mut ids = there.values().map(|hit| hit["_id"].as_str().unwrap());
+    let (changed, deleted) = (ids.next().unwrap(), ids.next().unwrap());
+    let destination = &scene.destination_cluster;
+    let path = |id: &str| format!("/{}/_doc/{id}", scene.index);
+    let mut foreign = there.values().next().unwrap()["_source"].clone();
+    foreign["content"] = json!("somebody else's words");
+    destination.put(&path(changed), &foreign).await.unwrap();
+    destination.require(Method::DELETE, &path(deleted), None).await.unwrap();
+    assert_ne!(scene.phase().await.as_deref(), Some("Synced"), "too late to be repaired");
+    let run = session.end().await;
+    assert!(run.success, "{run:?}");
+    let verdict = scene.check(DIMENSIONS).await;
+    assert!(verdict.is_good(), "{verdict}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_changes_what_it_is_given_gets_a_negative_verdict_that_names_the_chunk() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = one_shelf(&scene).await;
+    let destination = &scene.destination_cluster;
+    let pipeline = format!("/_ingest/pipeline/{}", scene.index);
+    // Only one chunk of the hundred.
+    let words = format!("as it is {} 7", scene.first_id);
+    let condition = format!("ctx.content == '{words}'");
+    let uppercase = json!({"processors": [{"uppercase": {"field": "content", "if": condition}}]});
+    destination.put(&pipeline, &uppercase).await.unwrap();
+    let session = Session::start(&scene.manifest(DIMENSIONS)).await;
+    scene.wait_for("the destination", async || scene.exists(&scene.index).await.then_some(())).await;
+    scene.set("index.final_pipeline", &scene.index).await;
+    let run = session.end().await;
+    scene.set_null("index.final_pipeline").await;
+    destination.require(Method::DELETE, &pipeline, None).await.unwrap();
+    assert!(!run.success, "{run:?}");
+    let rows: Vec<(String, i64, String)> =
+        sqlx::query_as("SELECT class, collection_id, destination_id FROM es_index_merge.quarantine")
+            .fetch_all(&scene.pool)
+            .await
+            .unwrap();
+    let there = shelf.in_destination().await;
+    let id = there[&(scene.first_id, 7)]["_id"].as_str().unwrap().to_owned();
+    assert_eq!(rows, [("Different".to_owned(), shelf.collection, id)]);
+    assert!(run.output.contains("1 chunks differ after their repair"), "{run:?}");
+    assert!(!scene.sources_are_blocked().await);
+}
