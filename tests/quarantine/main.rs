@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hand::{Hand, VECTOR, chunk, with, without};
 use scene::{Flavor, Scene};
 use serde_json::{Value, json};
+use testenv::elasticsearch::{Access, Elasticsearch, Options};
 
 /// A vector without a direction.
 const ZERO: [f64; 8] = [0.0; 8];
@@ -292,4 +293,28 @@ async fn a_mended_chunk_leaves_the_quarantine_while_the_merge_follows_the_source
     let tolerant = scene.manifest(8).replace("maxQuarantined: 0", "maxQuarantined: 1");
     let run = scene.run(&tolerant).await;
     assert!(run.success, "{run:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_above_the_size_that_the_destination_takes_is_named_and_its_neighbours_go_over() {
+    let (source, server) = tokio::task::spawn_blocking(|| {
+        let settings = BTreeMap::from([("http.max_content_length".to_owned(), "1mb".to_owned())]);
+        let options = Options { heap: "512m".to_owned(), settings, ..Options::default() };
+        let source = Access::clone(Elasticsearch::shared(Flavor::V8).expect("a server"));
+        (source, Elasticsearch::start(Flavor::V8, &options).expect("a server"))
+    })
+    .await
+    .unwrap();
+    let scene = Scene::between(source, Access::clone(&server)).await;
+    let hand = Hand::new(&scene).await;
+    let collection = hand.collection(0, 1).await;
+    hand.put(collection, "before", "x", &chunk(collection, 1, "before")).await;
+    hand.put(collection, "large", "x", &chunk(collection, 2, &"large ".repeat(300_000))).await;
+    hand.put(collection, "after", "x", &chunk(collection, 3, "after")).await;
+    let run = scene.run(&scene.manifest(8)).await;
+    assert!(!run.success, "{run:?}");
+    assert_eq!(hand.quarantined().await, [(collection, "large".to_owned(), "Refused".to_owned())]);
+    assert_eq!(hand.contents(collection).await, ["after", "before"]);
+    let listed = hand.quarantine(&["list"]).await;
+    assert!(listed.output.contains("the chunk alone is too large for a request"), "{listed:?}");
 }
