@@ -1,6 +1,6 @@
 //! One chunk: read, checked, and written in the destination's form.
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::{borrow::Cow, io::Write as _};
 
 use sha2::{Digest, Sha256};
 
@@ -136,14 +136,12 @@ impl<'a> Parsed<'a> {
     /// Returns what had to be left out.
     pub fn write(&self, document: Option<&DocumentFacts>, out: &mut Vec<u8>) -> Cuts {
         let resolved = self.resolve(document);
-        let mut keys = String::with_capacity(96);
-        // Writing to a String cannot fail.
+        // Writing to a Vec cannot fail.
         let _ = write!(
-            keys,
+            out,
             r#"{{"id":{},"collection_id":{},"document_id":{},"#,
             self.id, self.collection_id, self.document_id
         );
-        out.extend_from_slice(keys.as_bytes());
         if let Some(name) = &resolved.name {
             out.extend_from_slice(br#""document_name":"#);
             out.extend_from_slice(name.as_bytes());
@@ -299,12 +297,10 @@ fn document_name(document: Option<&DocumentFacts>, cuts: &mut Cuts) -> Option<St
 }
 
 fn destination_id(document_id: i64, id: i64) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let hash = Sha256::digest(format!("{document_id}|{id}"));
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
     let mut hex = String::with_capacity(64);
-    for byte in hash {
-        for nibble in [byte >> 4, byte & 15] {
-            hex.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
-        }
-    }
+    hex.extend(hash.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]));
     hex
 }

@@ -4,7 +4,7 @@
 //! external version, so a body may be sent again whatever happened to it before. On failure of single items the
 //! others stand; [`BulkOutcome`] says what became of each, in order.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -114,15 +114,22 @@ impl BulkBody {
     }
 
     fn push_action(&mut self, action: &str, id: &str, version: i64, versioning: BulkVersioning) {
-        let mut line = String::with_capacity(id.len() + 80);
-        // Writing to a String cannot fail; Value's Display quotes and escapes.
-        let _ = writeln!(
-            line,
-            r#"{{"{action}":{{"_id":{},"version":{version},"version_type":"{}"}}}}"#,
-            serde_json::Value::from(id),
-            versioning.as_str()
-        );
-        self.buffer.extend_from_slice(line.as_bytes());
+        let buffer = &mut self.buffer;
+        // Writing to a Vec cannot fail.
+        let _ = write!(buffer, r#"{{"{action}":{{"_id":"#);
+        push_quoted(buffer, id);
+        let _ = writeln!(buffer, r#","version":{version},"version_type":"{}"}}}}"#, versioning.as_str());
+    }
+}
+
+/// As a JSON string. Ids of chunks have nothing to escape.
+fn push_quoted(buffer: &mut Vec<u8>, text: &str) {
+    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        buffer.push(b'"');
+        buffer.extend_from_slice(text.as_bytes());
+        buffer.push(b'"');
+    } else {
+        buffer.extend_from_slice(serde_json::Value::from(text).to_string().as_bytes());
     }
 }
 
@@ -265,7 +272,7 @@ impl Cluster {
 }
 
 /// Reads the answer of a bulk; every item is looked at, `errors: false` is not taken for all of them.
-fn outcome(answer: &[u8], sent: usize) -> Result<BulkOutcome> {
+pub(super) fn outcome(answer: &[u8], sent: usize) -> Result<BulkOutcome> {
     let answer: Answer = parse(WRITING, answer)?;
     if answer.items.len() != sent {
         let reason = format!("{} items were answered of {sent} sent", answer.items.len());

@@ -15,6 +15,8 @@
 //! and a remedy.
 
 mod admin;
+#[cfg(test)]
+mod answer_properties;
 mod blocks;
 mod bulk;
 mod call;
@@ -23,6 +25,9 @@ mod cluster;
 mod config;
 mod error;
 mod info;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod lookup;
 mod names;
 mod nodes;

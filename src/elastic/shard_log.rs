@@ -209,7 +209,7 @@ pub(super) async fn taken_apart<T: Send + 'static>(
     }
 }
 
-fn pages(answer: &Bytes, requests: &[WindowRequest]) -> Result<Vec<Result<Page>>> {
+pub(super) fn pages(answer: &Bytes, requests: &[WindowRequest]) -> Result<Vec<Result<Page>>> {
     let indices: Vec<&IndexName> = requests.iter().map(|request| &request.index).collect();
     let vector_field = |number: usize| {
         requests.get(number).and_then(|request| request.lane.vector_field()).map(str::to_owned)

@@ -260,6 +260,52 @@ mod tests {
         }
 
         #[test]
+        fn joined_advances_say_the_same_in_any_order(
+            cuts in prop::collection::vec((1..3i64, 1..20i64), 1..12), seed in any::<u64>()
+        ) {
+            let mut ends = std::collections::BTreeMap::new();
+            let mut advances: Vec<Advance> = cuts
+                .iter()
+                .map(|&(unit, width)| {
+                    let end = ends.entry(unit).or_insert(0);
+                    let from = std::mem::replace(end, *end + width);
+                    Advance { unit, ..advance(3, from, from + width) }
+                })
+                .collect();
+            let turns = usize::try_from(seed % 12).unwrap() % advances.len();
+            advances.rotate_left(turns);
+            let joined = coalesce(&advances).unwrap();
+            prop_assert_eq!(joined.len(), ends.len());
+            for one in joined {
+                prop_assert_eq!((one.from, one.to), (0, ends[&one.unit]));
+                prop_assert_eq!(one.counts.documents, one.to);
+            }
+            // A window that is missing is noticed, unless it is the last or the only one of its unit.
+            let last = |advance: &Advance| advance.to == ends[&advance.unit] || advance.from == 0;
+            for missing in (0..advances.len()).filter(|&place| !last(&advances[place])) {
+                let mut fewer = advances.clone();
+                fewer.remove(missing);
+                prop_assert!(coalesce(&fewer).is_none());
+            }
+        }
+
+        #[test]
+        fn a_checkpoint_moves_forward_or_not_at_all(
+            cursor in 0..=10i64, epoch in 1..3i64, open: bool, leased: bool, of in 1..3i64, from in 0..12i64, to in 0..12i64
+        ) {
+            let unit = UnitFacts { from: 0, to: 10, cursor, epoch, open, leased };
+            prop_assume!(is_sound(&unit));
+            let asked = advance(of, from, to);
+            if let Judgement::Accepted { done } = judge(&unit, &asked) {
+                let moved = UnitFacts { cursor: to, open: !done, leased: !done, ..unit };
+                prop_assert!(to > cursor && from == cursor && of == epoch && is_sound(&moved));
+                // Asked again, it is known; of another lease, it is not.
+                prop_assert_eq!(judge(&moved, &asked), Judgement::Repeated);
+                prop_assert_eq!(judge(&moved, &advance(of + 1, from, to)), Judgement::Refused);
+            }
+        }
+
+        #[test]
         fn ranges_cover_the_log_exactly_once_and_share_the_whole_estimate(
             from in 0..1_000_000i64,
             length in 1..5_000_000i64,
