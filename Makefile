@@ -12,7 +12,7 @@ DEMO := $(CARGO_TARGET_DIR)/release/demo
 DENY := $(CACHE)/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: bench-micro help demo demo-questions demo-down test test-unit lint audit crd testenv testenv-up testenv-down
+.PHONY: bench-micro model help demo demo-questions demo-down test test-unit lint audit crd testenv testenv-up testenv-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test: testenv ## All tests: unit, property, real Postgres, Elasticsearch 8 and 9
 
 test-unit: ## The tests that need no server
 	$(CARGO) test --workspace --lib --bins
+
+model: ## Every state of the protocol, all faults at once (minutes)
+	$(CARGO) test --release -p es-index-merge --test model -- --ignored --nocapture
 
 bench-micro: ## The hot path alone: time, throughput and allocations per page
 	$(CARGO) bench -p es-index-merge --features internals --bench hot_path

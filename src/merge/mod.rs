@@ -18,7 +18,7 @@ mod progress;
 mod report;
 pub mod secrets;
 mod valid;
-mod version;
+pub mod version;
 mod worker;
 
 use std::time::Duration;

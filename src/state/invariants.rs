@@ -7,7 +7,7 @@ use super::checkpoint::Counts;
 use super::{Advance, SourceId};
 
 /// A unit as the rules see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UnitFacts {
     /// Its first position.
     pub from: i64,
