@@ -252,9 +252,13 @@ fn attention(rows: &Rows) -> Vec<Attention> {
     all
 }
 
-/// What is only cut comes after what is missing.
+/// What is only cut comes after what is missing; indices that are nobody's come last, as they may be many.
 fn severity(reason: &str) -> u8 {
-    u8::from(reason == "ContentCut")
+    match reason {
+        "CollectionMissing" => 2,
+        "ContentCut" => 1,
+        _ => 0,
+    }
 }
 
 fn split(collection: i64, text: &str) -> Attention {

@@ -10,6 +10,7 @@ mod hand;
 mod scene;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use hand::{Hand, VECTOR, chunk, with, without};
 use scene::{Flavor, Scene};
@@ -311,6 +312,14 @@ async fn a_chunk_above_the_size_that_the_destination_takes_is_named_and_its_neig
     hand.put(collection, "before", "x", &chunk(collection, 1, "before")).await;
     hand.put(collection, "large", "x", &chunk(collection, 2, &"large ".repeat(300_000))).await;
     hand.put(collection, "after", "x", &chunk(collection, 3, "after")).await;
+    // A new server makes the index of its users and keys when it is first asked for them.
+    let asked = json!({"cluster": ["monitor"]});
+    let ready = async {
+        while scene.destination().post("/_security/user/_has_privileges", &asked).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), ready).await.expect("the server knows its users");
     let run = scene.run(&scene.manifest(8)).await;
     assert!(!run.success, "{run:?}");
     assert_eq!(hand.quarantined().await, [(collection, "large".to_owned(), "Refused".to_owned())]);
