@@ -12,6 +12,7 @@ use crate::api::EsIndexMerge;
 use crate::merge::{MergeCategory, MergeError, ValidMerge};
 
 /// A merge to run without Kubernetes, and where its secrets are.
+#[derive(Clone)]
 pub(super) struct Job {
     /// The resource as written.
     pub resource: EsIndexMerge,

@@ -26,8 +26,10 @@ const SECRETS_EVERY: Duration = Duration::from_secs(30);
 
 /// Runs to the verdict, or to the signal.
 pub(super) async fn run(job: Job, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
-    let mut session = Box::pin(Session::begin(job)).await?;
     let mut display = Display::new();
+    let Some(mut session) = Box::pin(begin(job, &display, &shutdown)).await? else {
+        return Ok(ExitCode::from(130));
+    };
     let mut failures = 0_u32;
     loop {
         let wait = match session.step().await {
@@ -51,9 +53,7 @@ pub(super) async fn run(job: Job, shutdown: CancellationToken) -> anyhow::Result
             }
             Err(Stopped::ForNow(error)) => {
                 failures += 1;
-                let pause = RETRY_FIRST.saturating_mul(1 << failures.min(6)).min(RETRY_MAX);
-                display.say(&format!("{error}; tried again in {} s", pause.as_secs()));
-                pause
+                display.again(&error, failures)
             }
         };
         tokio::select! {
@@ -64,6 +64,28 @@ pub(super) async fn run(job: Job, shutdown: CancellationToken) -> anyhow::Result
             }
             () = tokio::time::sleep(wait) => {}
             () = session.engine.progressed(), if failures == 0 => {}
+        }
+    }
+}
+
+/// Connects and checks everything, again and again while the only obstacles are servers that do not answer now.
+/// `None` when it was told to end meanwhile.
+async fn begin(
+    job: Job,
+    display: &Display,
+    shutdown: &CancellationToken,
+) -> Result<Option<Session>, MergeError> {
+    let mut failures = 0_u32;
+    loop {
+        let error = match Box::pin(Session::begin(job.clone())).await {
+            Ok(session) => return Ok(Some(session)),
+            Err(error) if error.may_pass() => error,
+            Err(error) => return Err(error),
+        };
+        failures += 1;
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(display.again(&error, failures)) => {}
         }
     }
 }
@@ -201,6 +223,13 @@ impl Display {
         } else {
             self.say(&format!("{:<12} {}", report.phase, report.message));
         }
+    }
+
+    /// Says why it is tried again, and gives the pause before that.
+    fn again(&self, error: &MergeError, failures: u32) -> Duration {
+        let pause = RETRY_FIRST.saturating_mul(1 << failures.min(6)).min(RETRY_MAX);
+        self.say(&format!("{error}; tried again in {} s", pause.as_secs()));
+        pause
     }
 
     fn say(&self, line: &str) {

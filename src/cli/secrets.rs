@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::merge::secrets::{SecretProblem, SecretSource};
 
 /// Secrets at hand.
+#[derive(Clone)]
 pub(super) struct LocalSecrets {
     inline: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
     folder: Option<PathBuf>,

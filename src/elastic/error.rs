@@ -102,6 +102,12 @@ impl ElasticError {
         Self::new(ErrorCategory::Overloaded, "write in bulk", reason)
     }
 
+    /// A part of the log cannot be read now, for this reason.
+    #[must_use]
+    pub fn unavailable(reason: impl Into<String>) -> Self {
+        Self::new(ErrorCategory::Unavailable, "read a part of a shard's log", reason)
+    }
+
     pub(super) fn bad_answer(doing: &'static str, reason: impl Into<String>) -> Self {
         Self::new(ErrorCategory::BadAnswer, doing, reason)
     }

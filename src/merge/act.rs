@@ -18,7 +18,7 @@ use super::plan::Action;
 use super::valid::ValidMerge;
 use crate::state::{QuarantineFilter, UnitKind};
 
-pub(super) use destination::{index_spec, pinned_index_options};
+pub(super) use destination::{index_spec, is_destination_lost, lost, pinned_index_options};
 pub(super) use sources::{Matched, match_sources, readable};
 
 /// The field that holds the embedding, in the sources and in the destination of every contract.

@@ -15,6 +15,7 @@ use super::act;
 use super::error::MergeError;
 use super::memo::Memo;
 use super::observe::Rows;
+use super::phase::Phase;
 use super::plan::{Action, Next, help, plan};
 use super::preflight::{self, Parts};
 use super::progress::Pace;
@@ -174,6 +175,14 @@ impl Engine {
         };
         if let Err(error) = self.state.end_step(self.id, &self.process).await {
             tracing::debug!(%error, "the lease of a step was not given back; it runs out by itself");
+        }
+        let missed = match &result {
+            Ok(report) => self.pool.missed_destination() && report.phase != Phase::Completed,
+            Err(MergeError::Destination(error)) => error.is_missing_index(),
+            Err(_) => false,
+        };
+        if missed && act::is_destination_lost(self).await? {
+            return Err(act::lost(self));
         }
         result
     }

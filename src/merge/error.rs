@@ -13,12 +13,14 @@ pub struct Problem {
     pub field: String,
     /// What is wrong, and what to do.
     pub message: String,
+    /// Whether it may pass without anybody changing anything: a server that does not answer now.
+    pub may_pass: bool,
 }
 
 impl Problem {
     /// A problem of that field.
     pub fn new(field: impl Into<String>, message: impl Into<String>) -> Problem {
-        Problem { field: field.into(), message: message.into() }
+        Problem { field: field.into(), message: message.into(), may_pass: false }
     }
 }
 
@@ -143,6 +145,19 @@ impl MergeError {
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         self.category() == MergeCategory::InvalidSpec
+    }
+
+    /// True where the same attempt may succeed later without anybody changing anything.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            MergeError::Problems { problems, .. } => problems.iter().all(|problem| problem.may_pass),
+            MergeError::Source(_)
+            | MergeError::Destination(_)
+            | MergeError::Collections(_)
+            | MergeError::State(_) => true,
+            MergeError::DestinationLost(_) | MergeError::Internal(_) => false,
+        }
     }
 
     /// Wraps an error of one of the two clusters.

@@ -11,9 +11,9 @@ use super::error::{MergeCategory, MergeError, Problem};
 use super::secrets::{ClusterAccess, Secrets};
 use super::valid::{SourceWrites, ValidMerge};
 use crate::chunk::{VectorForm, differences};
-use crate::collections::Collections;
-use crate::elastic::{Cluster, ClusterConfig, IndexName, Version};
-use crate::state::{Login, State};
+use crate::collections::{Collections, CollectionsError};
+use crate::elastic::{Cluster, ClusterConfig, ElasticError, ErrorCategory, IndexName, Version};
+use crate::state::{State, StateError};
 
 /// Names of sources whose privileges are asked for: roles are given by pattern, so a sample tells.
 const PRIVILEGE_SAMPLE: usize = 50;
@@ -60,8 +60,8 @@ pub(super) async fn connect(merge: &ValidMerge, secrets: &Secrets) -> Result<Par
     let (source, destination, collections, state) = join4(
         cluster(&merge.source_urls, merge.source_insecure, &secrets.source),
         cluster(&merge.destination.urls, merge.destination.insecure, &secrets.destination),
-        collections(&secrets.collections),
-        state(&secrets.state, &merge.state_schema),
+        Collections::connect(&secrets.collections),
+        State::connect(&secrets.state, &merge.state_schema),
     )
     .await;
     let mut problems = Vec::new();
@@ -86,7 +86,8 @@ pub async fn preview(merge: &ValidMerge, secrets: &Secrets) -> Result<Preview, M
     let destination =
         cluster(&merge.destination.urls, merge.destination.insecure, &secrets.destination).await;
     let destination = keep("spec.destination", destination, &mut problems);
-    let database = keep("spec.collections.postgres", collections(&secrets.collections).await, &mut problems);
+    let database =
+        keep("spec.collections.postgres", Collections::connect(&secrets.collections).await, &mut problems);
     check(merge, source.as_ref(), destination.as_ref(), database.as_ref(), &mut problems).await;
     let (Some(source), Some(destination), Some(database)) = (source, destination, database) else {
         return Err(MergeError::Problems { category: MergeCategory::ChecksFailed, problems });
@@ -150,7 +151,47 @@ pub(super) fn other_identity(merge: &ValidMerge) -> MergeError {
     )
 }
 
-async fn cluster(urls: &[url::Url], insecure: bool, access: &ClusterAccess) -> Result<Cluster, String> {
+/// Why something cannot be used, and whether that may pass by itself.
+struct Obstacle {
+    message: String,
+    may_pass: bool,
+}
+
+impl From<ElasticError> for Obstacle {
+    fn from(error: ElasticError) -> Obstacle {
+        // An answer that was cut off on its way looks like one of something that is no Elasticsearch.
+        let may_pass = error.is_transient() || error.category() == ErrorCategory::BadAnswer;
+        Obstacle { message: format!("{error}; {}", error.remedy()), may_pass }
+    }
+}
+
+impl From<CollectionsError> for Obstacle {
+    fn from(error: CollectionsError) -> Obstacle {
+        Obstacle { message: format!("{error}; {}", error.remedy()), may_pass: error.is_transient() }
+    }
+}
+
+impl From<StateError> for Obstacle {
+    fn from(error: StateError) -> Obstacle {
+        Obstacle { message: format!("{error}; {}", error.remedy()), may_pass: error.is_transient() }
+    }
+}
+
+impl From<MergeError> for Obstacle {
+    fn from(error: MergeError) -> Obstacle {
+        let may_pass = match &error {
+            MergeError::Source(error) | MergeError::Destination(error) => {
+                error.is_transient() || error.category() == ErrorCategory::BadAnswer
+            }
+            MergeError::Collections(error) => error.is_transient(),
+            MergeError::State(error) => error.is_transient(),
+            MergeError::Problems { .. } | MergeError::DestinationLost(_) | MergeError::Internal(_) => false,
+        };
+        Obstacle { message: error.to_string(), may_pass }
+    }
+}
+
+async fn cluster(urls: &[url::Url], insecure: bool, access: &ClusterAccess) -> Result<Cluster, ElasticError> {
     let config = ClusterConfig {
         credentials: access.credentials.clone(),
         ca_pem: access.ca_pem.clone(),
@@ -158,27 +199,16 @@ async fn cluster(urls: &[url::Url], insecure: bool, access: &ClusterAccess) -> R
         insecure_skip_verify: insecure,
         ..ClusterConfig::new(urls.to_vec())
     };
-    Cluster::connect(config).await.map_err(|error| format!("{error}; {}", error.remedy()))
-}
-
-async fn collections(login: &Login) -> Result<Collections, String> {
-    Collections::connect(login).await.map_err(|error| format!("{error}; {}", error.remedy()))
-}
-
-async fn state(login: &Login, schema: &str) -> Result<State, String> {
-    State::connect(login, schema).await.map_err(|error| format!("{error}; {}", error.remedy()))
+    Cluster::connect(config).await
 }
 
 /// The value, or its error as a problem of that field.
-fn keep<T, E: std::fmt::Display>(
-    field: &str,
-    result: Result<T, E>,
-    problems: &mut Vec<Problem>,
-) -> Option<T> {
+fn keep<T>(field: &str, result: Result<T, impl Into<Obstacle>>, problems: &mut Vec<Problem>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
         Err(error) => {
-            problems.push(Problem::new(field, error.to_string()));
+            let Obstacle { message, may_pass } = error.into();
+            problems.push(Problem { may_pass, ..Problem::new(field, message) });
             None
         }
     }

@@ -16,6 +16,7 @@ mod limits;
 mod verify;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -91,6 +92,8 @@ pub(super) struct Shared {
     destination_lane: Mutex<ReadLane>,
     /// New units were planned, or a failed one may be due.
     wake: Notify,
+    /// A write found neither the destination nor its alias.
+    destination_missed: AtomicBool,
 }
 
 struct Running {
@@ -107,6 +110,7 @@ impl WorkerPool {
             lanes: Mutex::new(Arc::new(Lanes::new())),
             destination_lane: Mutex::new(ReadLane::Source { ask_for_vectors: false }),
             wake: Notify::new(),
+            destination_missed: AtomicBool::new(false),
         };
         WorkerPool { shared: Arc::new(shared), running: Mutex::new(None) }
     }
@@ -127,9 +131,9 @@ impl WorkerPool {
         Lanes::clone(&lock(&self.shared.lanes))
     }
 
-    /// Whether lanes are known; they are not after a restart, until the sources are resolved.
-    pub fn has_lanes(&self) -> bool {
-        !lock(&self.shared.lanes).is_empty()
+    /// Whether a write found neither the destination nor its alias since this was asked last.
+    pub fn missed_destination(&self) -> bool {
+        self.shared.destination_missed.swap(false, Ordering::SeqCst)
     }
 
     /// A word on the lanes in use, for the status: `binary 12, source 3`.
@@ -232,6 +236,10 @@ impl Shared {
             Ok(()) => context.state.give_back(&open).await,
             Err(error) => {
                 tracing::warn!(%error, units = open.len(), "a batch failed; its units are retried with backoff");
+                if matches!(error, MergeError::DestinationLost(_)) {
+                    self.destination_missed.store(true, Ordering::SeqCst);
+                    context.progressed.notify_one();
+                }
                 let text = error.to_string();
                 self.fail(&batch, &text).await
             }
@@ -250,13 +258,9 @@ impl Shared {
         Ok(())
     }
 
-    /// The lane for a source index. Unknown right after a restart only if the plan let workers go without
-    /// resolving, which it does not.
-    fn lane(&self, uuid: &str) -> Result<ReadLane, MergeError> {
-        lock(&self.lanes)
-            .get(uuid)
-            .cloned()
-            .ok_or_else(|| MergeError::Internal(format!("no lane is known for the index with uuid {uuid}")))
+    /// The lane for a source index; `None` when it was not there when lanes were looked up last.
+    fn lane(&self, uuid: &str) -> Option<ReadLane> {
+        lock(&self.lanes).get(uuid).cloned()
     }
 
     fn destination_lane(&self) -> ReadLane {

@@ -304,8 +304,18 @@ pub(super) async fn delete(engine: &Engine) -> Result<(), MergeError> {
     Ok(())
 }
 
+/// Whether the index that this merge prepared is gone, or another one has its name.
+pub(in crate::merge) async fn is_destination_lost(engine: &Engine) -> Result<bool, MergeError> {
+    let memo = parse_memo(&engine.merge_row().await?)?;
+    let Some(prepared) = memo.destination else { return Ok(false) };
+    let name = &engine.merge.destination.index;
+    let described =
+        engine.destination.describe(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
+    Ok(described.get(name).is_none_or(|info| info.uuid.0 != prepared.uuid))
+}
+
 /// The destination that the memo speaks of is not there.
-pub(super) fn lost(engine: &Engine) -> MergeError {
+pub(in crate::merge) fn lost(engine: &Engine) -> MergeError {
     MergeError::DestinationLost(format!(
         "the destination index {} is gone; restore it, or delete the resource and start anew",
         engine.merge.destination.index

@@ -147,12 +147,13 @@ async fn refuse_another_world(
     Ok(())
 }
 
-/// Lanes are kept in memory: after a restart they are looked up for what is stored.
+/// Lanes are kept in memory: they are looked up after a restart, and for what another process resolved.
 pub(super) async fn ensure_lanes(engine: &Engine) -> Result<(), MergeError> {
-    if engine.pool.has_lanes() {
+    let stored = engine.state.sources(engine.id).await?;
+    let known = engine.pool.known_lanes();
+    if !known.is_empty() && active(&stored).all(|source| known.contains_key(&source.index_uuid)) {
         return Ok(());
     }
-    let stored = engine.state.sources(engine.id).await?;
     load_lanes(engine, &stored).await
 }
 

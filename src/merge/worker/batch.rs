@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::facts::Facts;
 use super::{HEARTBEAT, LEASE, Shared, copy, verify};
-use crate::elastic::{ElasticError, ErrorCategory, Page, SeqNo, WindowRequest};
+use crate::elastic::{ElasticError, ErrorCategory, Page, ReadLane, SeqNo, WindowRequest};
 use crate::merge::error::MergeError;
 use crate::merge::stored_index;
 use crate::state::{Advance, Counts, LeasedUnit, Quarantined, SourceCuts, State, UnitId, UnitKind};
@@ -17,6 +17,10 @@ const MAX_WINDOW: i64 = 10_000;
 const MAX_WINDOW_DOCUMENTS: f64 = 1_000.0;
 /// Bytes per document assumed before the first page is read.
 const ASSUMED_BYTES: f64 = 16_384.0;
+
+/// How a window is read whose index was not there when lanes were looked up: only to see whether it is gone, which
+/// is an answer that gives its units up. Nothing is taken from such a page.
+const PROBE: ReadLane = ReadLane::Keys;
 
 /// Units that one task works on.
 pub(super) struct Batch {
@@ -148,7 +152,7 @@ impl Batch {
                     shard: walked.unit.shard,
                     from: walked.cursor,
                     to,
-                    lane: shared.lane(&walked.unit.index_uuid)?,
+                    lane: shared.lane(&walked.unit.index_uuid).unwrap_or(PROBE),
                 },
             ));
         }
@@ -166,6 +170,10 @@ impl Batch {
         let mut windows = Vec::with_capacity(pages.len());
         for ((position, request), page) in positions.into_iter().zip(requests).zip(pages) {
             match page {
+                Ok(_) if request.lane == PROBE => {
+                    let reason = "how its index is read is not known yet";
+                    self.close_failed(shared, position, ElasticError::unavailable(reason)).await?;
+                }
                 Ok(page) => {
                     self.learn(position, request.to - request.from, &page);
                     let unit = self.units[position].unit.clone();

@@ -285,7 +285,9 @@ async fn has_rival(
         return Ok(false);
     }
     let index = stored_index(&unit.index_name)?;
-    let lane = shared.lane(&unit.index_uuid)?;
+    let lane = shared
+        .lane(&unit.index_uuid)
+        .ok_or_else(|| MergeError::Internal("a window was read without a lane".to_owned()))?;
     let requests: Vec<WindowRequest> = shards
         .into_iter()
         .map(|shard| WindowRequest {

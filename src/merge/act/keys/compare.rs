@@ -327,10 +327,8 @@ async fn delete(engine: &Engine, ids: &[String], version: i64) -> Result<u64, Me
             }
         }
         if !open.is_empty() {
-            return Err(MergeError::Internal(format!(
-                "{} deletions were rejected again and again",
-                open.len()
-            )));
+            let reason = format!("{} deletions were rejected again and again", open.len());
+            return Err(MergeError::Destination(ElasticError::rejected(reason)));
         }
     }
     if !ids.is_empty() {
