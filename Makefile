@@ -12,7 +12,7 @@ DEMO := $(CARGO_TARGET_DIR)/release/demo
 DENY := $(CACHE)/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: bench-micro model help demo demo-questions demo-down test test-unit lint audit crd testenv testenv-up testenv-down
+.PHONY: bench bench-quick bench-micro model help demo demo-questions demo-down test test-unit lint audit crd testenv testenv-up testenv-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,16 @@ demo-questions: ## Ask the demo's merged index some questions, by text and by ve
 
 demo-down: ## End the demo and remove its data
 	$(DEMO) down
+
+bench: bench-build ## Measure against _reindex, elasticdump, a script and the limit (an hour or more)
+	$(CARGO_TARGET_DIR)/release/bench --report bench-report.md
+
+bench-quick: bench-build ## The same with less data and one turn each
+	$(CARGO_TARGET_DIR)/release/bench --quick --report bench-report.md
+
+.PHONY: bench-build
+bench-build:
+	$(CARGO) build --release -p es-index-merge -p bench --bins
 
 # The parts come up while the tests compile. Each run has its own (two runs can go on at once), which are ended
 # whatever happens; those of a run that was killed are ended by the next one.

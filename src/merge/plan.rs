@@ -108,7 +108,7 @@ pub const UNITS_FAILING: &str = "UnitsFailing";
 /// How often a step looks at workers that are busy: they wake the engine when they are done.
 const WORKING: Duration = Duration::from_secs(5);
 /// How often a server that works by itself (merging, allocating) is asked.
-const SERVER_BUSY: Duration = Duration::from_secs(1);
+const SERVER_BUSY: Duration = Duration::from_millis(250);
 /// How often a process that only helps looks whether it is to decide.
 const HELPING: Duration = Duration::from_secs(1);
 /// How often drained shards are looked for: writers are refused meanwhile.

@@ -2,10 +2,12 @@
 //!
 //! A task takes a batch of units (many tiny ones or a part of a large shard), and makes rounds over it:
 //! read the next window of each unit in one request, act on the hits ([`copy`] or [`verify`]), then move
-//! the checkpoints in one transaction. Reading and writing overlap because several tasks are under way.
+//! the checkpoints in one transaction. Reading and writing overlap: a task reads one round ahead, and several
+//! tasks are under way.
 //!
 //! - A window is checkpointed only after each of its documents is acknowledged or in quarantine.
-//! - Memory: each task holds one page and one bulk body; both are cut to its share of `maxBytesInFlight`.
+//! - Memory: each task holds two pages (one of them read ahead) and one bulk body; each is cut to its share of
+//!   `maxBytesInFlight`.
 //! - A task that is told to rest stops between two rounds and gives its leases back; one that dies leaves
 //!   leases that expire. Neither loses more than the round in flight.
 
@@ -45,7 +47,7 @@ const RETRY_MAX: Duration = Duration::from_mins(1);
 /// How long a task without units stays, so that the next pass finds it at hand.
 const IDLE: Duration = Duration::from_secs(2);
 /// Units in one batch: one `_msearch` reads a window of each.
-const BATCH_UNITS: i64 = 64;
+const BATCH_UNITS: i64 = 128;
 /// Documents in one batch, estimated; one unit may have more and is then a batch of its own.
 const BATCH_DOCUMENTS: i64 = 1_000;
 

@@ -11,7 +11,7 @@ use crate::chunk::{IndexSpec, differences, index_body};
 use crate::elastic::{ErrorCategory, Version};
 use crate::merge::engine::Engine;
 use crate::merge::error::{MergeCategory, MergeError, Problem};
-use crate::merge::memo::{DestinationMemo, GraphMemo};
+use crate::merge::memo::{DestinationMemo, GraphMemo, Memo};
 use crate::merge::observe::parse_memo;
 use crate::merge::valid::{Destination, ValidMerge};
 use crate::merge::version::pass_of;
@@ -116,9 +116,10 @@ async fn remember(engine: &Engine, wanted: &IndexSpec, created: bool) -> Result<
     let histories = histories(engine).await?;
     let explicit = |setting: &str| info.settings.get(setting).cloned().unwrap_or(Value::Null);
     let mut put_back = BTreeMap::new();
-    for setting in load_settings().keys() {
-        let before = explicit(setting);
-        put_back.insert(setting.clone(), before);
+    let version = engine.destination.version();
+    for setting in load_settings().into_keys().chain(parallel_merge(version).map(str::to_owned)) {
+        let before = explicit(&setting);
+        put_back.insert(setting, before);
     }
     if created {
         put_back.insert("index.number_of_replicas".to_owned(), json!(wanted.replicas));
@@ -193,13 +194,30 @@ fn load_settings() -> BTreeMap<String, Value> {
     ])
 }
 
+/// Lets the server build the graph of one segment with all its threads for merges; otherwise one thread builds it,
+/// however many cores are idle. In the servers since 9.4 and off by default; nobody depends on its being there.
+fn parallel_merge(version: Version) -> Option<&'static str> {
+    version.at_least(9, 4).then_some("index.merge.intra_merge_parallelism_enabled")
+}
+
 async fn apply_load_settings(engine: &Engine) -> Result<(), MergeError> {
-    let name = &engine.merge.destination.index;
-    engine
-        .destination
-        .put_settings(std::slice::from_ref(name), &json!(load_settings()))
-        .await
-        .map_err(MergeError::Destination)
+    let names = std::slice::from_ref(&engine.merge.destination.index);
+    let settings = load_settings();
+    engine.destination.put_settings(names, &json!(settings)).await.map_err(MergeError::Destination)?;
+    let Some(optional) = parallel_merge(engine.destination.version()) else { return Ok(()) };
+    match engine.destination.put_settings(names, &json!({optional: true})).await {
+        // A server that does not know it (any more) would not let it be put back either.
+        Err(error) if error.category() == ErrorCategory::Invalid => {
+            tracing::info!(%error, "the server does not build a graph with several threads");
+            let forget = |memo: &mut Memo| {
+                if let Some(destination) = &mut memo.destination {
+                    destination.put_back.remove(optional);
+                }
+            };
+            engine.edit_memo(forget).await.map(drop)
+        }
+        result => result.map_err(MergeError::Destination),
+    }
 }
 
 async fn add_writer_alias(engine: &Engine) -> Result<(), MergeError> {

@@ -19,8 +19,8 @@ use crate::merge::observe::{active, parse_memo};
 use crate::merge::version::{LAST_PASS, SEQ_NO_END};
 use crate::state::{ShardRow, ShardTarget, SourceId, SourceRow};
 
-/// Sequence numbers in one unit: a shard with more is shared by several tasks.
-const SPLIT: i64 = 10_000;
+/// Sequence numbers in one unit: a shard with more is shared by several tasks, and few enough that they end together.
+const SPLIT: i64 = 5_000;
 
 /// Whether a pass may be planned on shards with operations that are not yet everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,8 @@
 //! A batch of leased units, and the rounds over it.
+//!
+//! While a round is acted on, the windows of the next one are read: the network waits for nobody. What was read
+//! ahead counts for nothing until its own round is checkpointed, and is dropped with the batch, so a stop, a failure
+//! or a lost lease needs no care for it.
 
 use std::time::Duration;
 
@@ -33,7 +37,10 @@ pub(super) struct Batch {
 /// One unit and how far this task has taken it.
 struct Walked {
     unit: LeasedUnit,
+    /// Everything before it is checkpointed.
     cursor: SeqNo,
+    /// Everything before it is read, or asked for.
+    ahead: SeqNo,
     /// Done, lost or failed: not to be touched any more by this batch.
     closed: bool,
     /// Hits per sequence number, measured: 1 where nothing was updated or deleted.
@@ -70,7 +77,13 @@ impl Batch {
             .map(|unit| {
                 let width = (unit.to - unit.from).max(1) as f64;
                 let density = (unit.estimated_documents as f64 / width).clamp(0.01, 1.0);
-                Walked { cursor: unit.cursor, closed: unit.cursor >= unit.to, density, unit }
+                Walked {
+                    cursor: unit.cursor,
+                    ahead: unit.cursor,
+                    closed: unit.cursor >= unit.to,
+                    density,
+                    unit,
+                }
             })
             .collect();
         Batch { units, facts: Facts::default(), bytes_per_document: ASSUMED_BYTES }
@@ -109,12 +122,10 @@ impl Batch {
         kind: UnitKind,
         stop: &CancellationToken,
     ) -> Result<(), MergeError> {
-        while !stop.is_cancelled() {
-            let requests = self.next_windows(shared)?;
-            if requests.is_empty() {
-                return Ok(());
-            }
-            let windows = self.read(shared, requests).await?;
+        let first = self.next_windows(shared)?;
+        let mut read = fetch(shared, first).await?;
+        while !read.is_empty() && !stop.is_cancelled() {
+            let windows = self.take_in(shared, read).await?;
             let hits = windows.iter().map(|window| window.page.hits.len()).sum();
             tokio::select! {
                 biased;
@@ -122,35 +133,45 @@ impl Batch {
                 () = stop.cancelled() => return Ok(()),
                 () = shared.limits.pay(hits) => {}
             }
-            let (windows, settled) = match kind {
-                UnitKind::Copy => copy::act(shared, &mut self.facts, windows).await?,
-                UnitKind::Verify => verify::act(shared, &mut self.facts, windows).await?,
+            let next = self.next_windows(shared)?;
+            let acting = async {
+                match kind {
+                    UnitKind::Copy => copy::act(shared, &mut self.facts, windows).await,
+                    UnitKind::Verify => verify::act(shared, &mut self.facts, windows).await,
+                }
             };
+            let (acted, following) = tokio::join!(acting, fetch(shared, next));
+            // What was acted on is checkpointed first, whatever became of the next read.
+            let (windows, settled) = acted?;
             self.checkpoint(shared, &windows, settled).await?;
+            read = following?;
         }
         Ok(())
     }
 
-    /// The next window of each open unit, as many as fit one page.
+    /// Windows of the open units, one each, as many as fit the share of bytes; they follow what is read already.
     #[allow(clippy::cast_possible_truncation)] // clamped to the widest window right after
-    fn next_windows(&self, shared: &Shared) -> Result<Vec<(usize, WindowRequest)>, MergeError> {
+    fn next_windows(&mut self, shared: &Shared) -> Result<Vec<(usize, WindowRequest)>, MergeError> {
         let piece = shared.limits.piece() as f64;
         let mut room = (piece / self.bytes_per_document).clamp(1.0, MAX_WINDOW_DOCUMENTS);
         let mut requests = Vec::new();
-        for (position, walked) in self.units.iter().enumerate().filter(|(_, walked)| !walked.closed) {
+        let unread = |walked: &Walked| !walked.closed && walked.ahead < walked.unit.to;
+        for (position, walked) in self.units.iter_mut().enumerate().filter(|(_, walked)| unread(walked)) {
             if room < 1.0 && !requests.is_empty() {
                 break;
             }
             let width = ((room / walked.density).ceil() as i64).clamp(1, MAX_WINDOW);
-            let to = walked.unit.to.min(walked.cursor + width);
-            room -= (to - walked.cursor) as f64 * walked.density;
+            let from = walked.ahead;
+            let to = walked.unit.to.min(from + width);
+            walked.ahead = to;
+            room -= (to - from) as f64 * walked.density;
             let index = stored_index(&walked.unit.index_name)?;
             requests.push((
                 position,
                 WindowRequest {
                     index,
                     shard: walked.unit.shard,
-                    from: walked.cursor,
+                    from,
                     to,
                     lane: shared.lane(&walked.unit.index_uuid).unwrap_or(PROBE),
                 },
@@ -159,16 +180,14 @@ impl Batch {
         Ok(requests)
     }
 
-    /// Reads the windows. A window that fails closes its unit only; a missing index closes its source.
-    async fn read(
-        &mut self,
-        shared: &Shared,
-        requests: Vec<(usize, WindowRequest)>,
-    ) -> Result<Vec<ReadWindow>, MergeError> {
-        let (positions, requests): (Vec<usize>, Vec<WindowRequest>) = requests.into_iter().unzip();
-        let pages = shared.context.source.read_windows(&requests).await.map_err(MergeError::Source)?;
-        let mut windows = Vec::with_capacity(pages.len());
-        for ((position, request), page) in positions.into_iter().zip(requests).zip(pages) {
+    /// Takes in what was read. A window that failed closes its unit only; a missing index closes its source. What
+    /// belongs to a unit that was closed meanwhile is dropped.
+    async fn take_in(&mut self, shared: &Shared, read: Vec<Fetched>) -> Result<Vec<ReadWindow>, MergeError> {
+        let mut windows = Vec::with_capacity(read.len());
+        for Fetched { position, request, page } in read {
+            if self.units[position].closed {
+                continue;
+            }
             match page {
                 Ok(_) if request.lane == PROBE => {
                     let reason = "how its index is read is not known yet";
@@ -259,6 +278,21 @@ impl Batch {
         }
         Ok(())
     }
+}
+
+/// A window as it was asked for, and what came back.
+struct Fetched {
+    position: usize,
+    request: WindowRequest,
+    page: Result<Page, ElasticError>,
+}
+
+/// Reads windows of units, by their places in the batch, with one request.
+async fn fetch(shared: &Shared, requests: Vec<(usize, WindowRequest)>) -> Result<Vec<Fetched>, MergeError> {
+    let (positions, requests): (Vec<usize>, Vec<WindowRequest>) = requests.into_iter().unzip();
+    let pages = shared.context.source.read_windows(&requests).await.map_err(MergeError::Source)?;
+    let fetched = positions.into_iter().zip(requests).zip(pages);
+    Ok(fetched.map(|((position, request), page)| Fetched { position, request, page }).collect())
 }
 
 /// Renews the leases until none is ours any more.

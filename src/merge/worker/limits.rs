@@ -70,9 +70,10 @@ impl Limits {
         self.concurrency.load(Ordering::Relaxed) as usize
     }
 
-    /// The share of one page, and of one bulk body, in bytes.
+    /// The share of one page, and of one bulk body, in bytes: each task holds the page that it acts on, the one that
+    /// it reads ahead, and a body.
     pub fn piece(&self) -> u64 {
-        let shares = 2 * u64::from(self.concurrency.load(Ordering::Relaxed).max(1));
+        let shares = 3 * u64::from(self.concurrency.load(Ordering::Relaxed).max(1));
         (self.max_bytes_in_flight.load(Ordering::Relaxed) / shares).clamp(64 * 1024, MAX_PIECE)
     }
 
@@ -206,7 +207,7 @@ mod tests {
         let limits = Limits::default();
         limits.tune(&Workers {
             concurrency: 4,
-            max_bytes_in_flight: 16 << 20,
+            max_bytes_in_flight: 24 << 20,
             max_documents_per_second: None,
         });
         assert_eq!(limits.piece(), 2 << 20);
