@@ -72,7 +72,7 @@ impl Corpus {
         let syllables =
             ["la", "ri", "con", "ment", "tion", "pu", "ser", "vice", "de", "é", "cou", "ran", "t"];
         let words = (0..3_000)
-            .map(|_| (0..1 + dice.below(4)).map(|_| syllables[dice.below(syllables.len())]).collect())
+            .map(|_| (0..=dice.below(4)).map(|_| syllables[dice.below(syllables.len())]).collect())
             .collect();
         Self { dimensions, collections, centres, words }
     }
@@ -83,7 +83,7 @@ impl Corpus {
     }
 
     /// Documents of a collection, by id.
-    pub fn documents(&self, collection: &Collection) -> std::ops::RangeInclusive<u64> {
+    pub fn documents(collection: &Collection) -> std::ops::RangeInclusive<u64> {
         let first = Self::document(collection, 0);
         first..=Self::document(collection, collection.chunks.saturating_sub(1))
     }

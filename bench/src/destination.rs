@@ -21,10 +21,8 @@ const GRAPH_FROM: u64 = 5_000;
 
 /// The index options that a merge pins on that server when the spec says none.
 pub fn index_options(server: &Server, dimensions: usize) -> Value {
-    match server.hides_vectors() && dimensions >= 384 {
-        true => json!({"type": "bbq_hnsw"}),
-        false => json!({"type": "int8_hnsw"}),
-    }
+    let kind = if server.hides_vectors() && dimensions >= 384 { "bbq_hnsw" } else { "int8_hnsw" };
+    json!({"type": kind})
 }
 
 /// Creates it; `options` are those to load with. The settings are the best for a load: no refresh, no replica.
@@ -81,6 +79,11 @@ async fn settle(server: &Server) -> Result<()> {
 /// in each shard, which is written anew because each shard has at least two before.
 pub async fn finish_flat(server: &Server, dimensions: usize, bodies: &[bytes::Bytes]) -> Result<()> {
     server.command(&format!("/{NAME}/_flush")).await?;
+    if server.hides_vectors() {
+        // As a merge does it there: all cores at one graph.
+        let setting = json!({"index.merge.intra_merge_parallelism_enabled": true});
+        server.put(&format!("/{NAME}/_settings"), &setting).await?;
+    }
     let options = index_options(server, dimensions);
     let mapping = json!({"properties": {"embedding": embedding(dimensions, &options)}});
     server.put(&format!("/{NAME}/_mapping"), &mapping).await?;

@@ -142,9 +142,10 @@ impl Bench<'_> {
         let (database, manifest) = self.asked(&corpus, (url, url), "")?;
         let first = quietly(&manifest)?;
         let begin = Instant::now();
-        let begun = self.written_from(chunks / 20).await?;
+        let until_first = self.written_from(chunks / 20).await?;
         self.written_from(chunks * 2 / 5).await?;
-        let speed = (chunks * 2 / 5 - chunks / 20) as f64 / (begin.elapsed() - begun).as_secs_f64();
+        let speed =
+            (chunks * 2 / 5 - chunks / 20) as f64 / begin.elapsed().saturating_sub(until_first).as_secs_f64();
         kill(first)?;
         let before = self.written().await?;
         let second = Instant::now();

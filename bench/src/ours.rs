@@ -1,5 +1,6 @@
 //! Our side: `es-index-merge run` as a user runs it, with the times of its own phases.
 
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -68,9 +69,10 @@ pub fn database(postgres: &Postgres, corpus: &Corpus) -> Result<Database> {
          CREATE TABLE document (id integer PRIMARY KEY, collection_id integer, name text, created timestamptz); ",
     );
     for collection in &corpus.collections {
-        let documents = corpus.documents(collection);
+        let documents = Corpus::documents(collection);
         let (id, first, last) = (collection.id, documents.start(), documents.end());
-        statements += &format!(
+        let _ = write!(
+            statements,
             "INSERT INTO collection VALUES ({id}, 'collection {id}'); INSERT INTO document \
              SELECT d, {id}, 'document ' || d || '.pdf', now() FROM generate_series({first}, {last}) AS d; "
         );
@@ -163,16 +165,13 @@ pub fn run(manifest: &str) -> Result<Ran> {
             .ok()
             .filter(|event| event["message"] == "phase")
             .and_then(|event| event["to"].as_str().map(str::to_owned));
-        match entered {
-            Some(to) => {
-                let (now, cpu) = (Instant::now(), Cpu::of(pid).unwrap_or(since.1));
-                phases.push(PhaseTime { phase: since.2, took: now - since.0, cpu: cpu.since(since.1) });
-                since = (now, cpu, to);
-            }
-            None => {
-                said.push_str(&line);
-                said.push('\n');
-            }
+        if let Some(to) = entered {
+            let (now, cpu) = (Instant::now(), Cpu::of(pid).unwrap_or(since.1));
+            phases.push(PhaseTime { phase: since.2, took: now - since.0, cpu: cpu.since(since.1) });
+            since = (now, cpu, to);
+        } else {
+            said.push_str(&line);
+            said.push('\n');
         }
     }
     // Ended, but not waited for: what it used can still be read.

@@ -34,14 +34,15 @@ impl Server {
                 // Only for filling: thousands of indices are created much faster.
                 ("cluster.routing.allocation.node_initial_primaries_recoveries".to_owned(), "100".to_owned()),
             ]);
-            let server = Elasticsearch::start(flavor, &Options { heap, tls: false, settings })?;
+            let server =
+                Elasticsearch::start(flavor, &Options { heap, tls: false, settings, ..Options::default() })?;
             Ok((Access::clone(&server), Some(server)))
         })
         .await??;
         let client = reqwest::Client::builder()
             .no_proxy()
             .tcp_nodelay(true)
-            .timeout(Duration::from_secs(3_600))
+            .timeout(Duration::from_hours(1))
             .pool_max_idle_per_host(64)
             .build()?;
         let mut server = Self { flavor, access, pid: 0, client, _own: own };

@@ -1,5 +1,7 @@
 //! Filling a server with the old layout: one index for each collection.
 
+use std::fmt::Write as _;
+
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -106,7 +108,7 @@ fn lines(corpus: &Corpus, parts: &[Part], form: VectorForm) -> Bytes {
     let mut body = String::with_capacity(4 << 20);
     for (collection, range) in parts {
         for at in range.clone() {
-            body.push_str(&format!("{{\"index\":{{\"_index\":\"{}\"}}}}\n", collection.id));
+            let _ = writeln!(body, "{{\"index\":{{\"_index\":\"{}\"}}}}", collection.id);
             body.push_str(&corpus.source(collection, at, form));
             body.push('\n');
         }

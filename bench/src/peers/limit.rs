@@ -1,6 +1,7 @@
 //! The limit: what the destination can take. Finished bulk bodies, made beforehand, sent by several connections
 //! without a look at anything but success; then the same deferred graph. No reading, no transformation.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -44,7 +45,8 @@ fn bodies(corpus: &Corpus, form: VectorForm, part: u64, parts: u64) -> Vec<Bytes
                 continue;
             }
             let (id, chunk) = corpus.merged(collection, at, form);
-            body += &format!(
+            let _ = write!(
+                body,
                 "{{\"index\":{{\"_id\":\"{id}\",\"version\":{},\"version_type\":\"external\"}}}}\n{chunk}\n",
                 at + 1
             );

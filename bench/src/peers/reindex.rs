@@ -9,7 +9,7 @@ use crate::corpus::Corpus;
 use crate::destination::{self, NAME};
 use crate::server::Server;
 
-const LIMIT: Duration = Duration::from_secs(3_600);
+const LIMIT: Duration = Duration::from_hours(1);
 
 /// The contract's document and its key, in the server's own language.
 const SCRIPT: &str = r"
