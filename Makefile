@@ -9,16 +9,16 @@ CARGO ?= cargo
 CRD := crds/esindexmerges.indexmerge.dev.yaml
 TESTENV := $(CARGO_TARGET_DIR)/debug/testenv
 DEMO := $(CARGO_TARGET_DIR)/release/demo
+CHAOS := $(CARGO_TARGET_DIR)/release/chaos
 DENY := $(CACHE)/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-quick bench-micro model help demo demo-questions demo-down test test-unit lint audit crd testenv testenv-up testenv-down
+.PHONY: help demo demo-questions demo-down test test-unit model chaos chaos-quick bench bench-quick bench-micro lint audit crd release testenv testenv-up testenv-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## Merge real collections on a real Kubernetes, Elasticsearch and Postgres, and look on
-	$(CARGO) build --release -p es-index-merge -p demo --bins
+demo: release ## Merge real collections on a real Kubernetes, Elasticsearch and Postgres, and look on
 	$(DEMO) up
 
 demo-questions: ## Ask the demo's merged index some questions, by text and by vector
@@ -27,15 +27,17 @@ demo-questions: ## Ask the demo's merged index some questions, by text and by ve
 demo-down: ## End the demo and remove its data
 	$(DEMO) down
 
-bench: bench-build ## Measure against _reindex, elasticdump, a script and the limit (an hour or more)
+bench: release ## Measure against _reindex, elasticdump, a script and the limit (an hour or more)
 	$(CARGO_TARGET_DIR)/release/bench --report bench-report.md
 
-bench-quick: bench-build ## The same with less data and one turn each
+bench-quick: release ## The same with less data and one turn each
 	$(CARGO_TARGET_DIR)/release/bench --quick --report bench-report.md
 
-.PHONY: bench-build
-bench-build:
-	$(CARGO) build --release -p es-index-merge -p bench --bins
+chaos: release ## Break everything around merges for CHAOS_MINUTES (10), by CHAOS_SEED (random), and check the result
+	$(CHAOS)
+
+chaos-quick: ## The same for two minutes: one merge
+	@CHAOS_MINUTES=2 $(MAKE) --no-print-directory chaos
 
 # The parts come up while the tests compile. Each run has its own (two runs can go on at once), which are ended
 # whatever happens; those of a run that was killed are ended by the next one.
@@ -74,6 +76,10 @@ crd: ## Write the custom resource definition again, from the Rust types
 $(DENY):
 	CARGO_TARGET_DIR=$(CACHE)/tools/target $(CARGO) install --locked --root $(CACHE)/tools cargo-deny@0.20.2
 	rm -rf $(CACHE)/tools/target
+
+# One set of packages for all of these, so that what one has built serves the others.
+release:
+	$(CARGO) build --release --workspace --bins
 
 testenv:
 	@$(CARGO) build --workspace --bin testenv

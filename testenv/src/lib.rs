@@ -29,6 +29,7 @@ pub mod postgres;
 mod prerequisites;
 pub mod process;
 mod progress;
+pub mod proxy;
 mod ready;
 pub mod run;
 mod user;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -247,6 +247,25 @@ impl Process {
         Ok(())
     }
 
+    /// Waits until it has ended by itself, for at most `limit`, and says how: `None` while it runs, or if it was
+    /// killed from here or not started here.
+    pub fn ended(&self, limit: Duration) -> Result<Option<ExitStatus>> {
+        let identity = self.lock().as_ref().map(|running| running.identity);
+        let Some(identity) = identity else { return Ok(None) };
+        if !identity.wait(limit)? {
+            return Ok(None);
+        }
+        let mut running = self.lock();
+        let Some(found) = running.as_mut().filter(|found| found.identity == identity) else {
+            return Ok(None);
+        };
+        let Some(child) = &mut found.child else { return Ok(None) };
+        let status = child.wait().context("cannot wait for a process that has ended")?;
+        found.end_watchdog();
+        *running = None;
+        Ok(Some(status))
+    }
+
     /// Starts it (again), with the same arguments, ports and data. It must not run.
     pub fn restart(&self) -> Result<()> {
         let mut running = self.lock();
@@ -451,6 +470,16 @@ mod tests {
         assert_eq!(family.len(), 2);
         process.stop().unwrap();
         assert!(family.iter().all(|member| !member.alive()));
+        places::remove(&run).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_ends_by_itself_says_how() {
+        let (run, process) = sleeper("ended", "sleep 0.3; exit 3");
+        assert_eq!(process.ended(Duration::ZERO).unwrap(), None);
+        let status = process.ended(Duration::from_secs(20)).unwrap();
+        assert_eq!(status.and_then(|status| status.code()), Some(3));
+        assert_eq!(process.pid(), None);
         places::remove(&run).unwrap();
     }
 

@@ -356,6 +356,7 @@ spec:
             first_collection: self.first_id + 2_000,
             first_document: self.first_id + 2_000,
             collections: 4,
+            outages: writer::Outages::End,
         };
         let tables = Tables::existing(&self.pool, Naming::Created);
         writer::Writer::start(self.source_cluster.clone(), tables, options)

@@ -196,6 +196,7 @@ async fn the_live_writer_goes_on_past_a_write_block_and_counts_it() {
         first_collection: first,
         first_document: first,
         collections: 3,
+        outages: writer::Outages::End,
     };
     let writer = Writer::start(source.clone(), tables, options);
     let block = async {

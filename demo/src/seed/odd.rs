@@ -198,6 +198,10 @@ async fn write(
         }
     }
     bulk.send(cluster).await?;
+    if live.is_empty() && mapping == Mapping::Automatic {
+        // The first chunk would have created the index.
+        return Ok(live);
+    }
     history(cluster, &index, &maker, collection, &mut live, random).await?;
     if options.twins {
         twin(cluster, &index, &mut live, random).await?;

@@ -42,6 +42,18 @@ pub struct Options {
     pub first_document: i64,
     /// It creates collections up to this many at a time.
     pub collections: usize,
+    /// What it does when a server fails it.
+    pub outages: Outages,
+}
+
+/// What the writer does when a server does not do what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outages {
+    /// It ends with the error.
+    End,
+    /// It counts that and goes on with something else, as an application with many users does. What was asked may
+    /// have been done or not. No collection is deleted once a write block has refused something.
+    Endure,
 }
 
 /// What the writer did until it was stopped.
@@ -61,6 +73,8 @@ pub struct Counts {
     pub collections_deleted: u64,
     /// Operations that a write block refused.
     pub refused: u64,
+    /// Operations that failed because a server did not do what was asked.
+    pub failed: u64,
     /// When the first one was refused.
     pub first_refusal: Option<Instant>,
     /// When the last one was accepted.
@@ -132,7 +146,11 @@ impl Work {
         loop {
             tokio::select! {
                 _ = stopped.changed() => return Ok(self.counts),
-                _ = ticks.tick() => self.operation().await?,
+                _ = ticks.tick() => match (self.operation().await, self.options.outages) {
+                    (Ok(()), _) => {}
+                    (Err(_), Outages::Endure) => self.counts.failed += 1,
+                    (Err(error), Outages::End) => return Err(error),
+                },
             }
         }
     }
@@ -144,12 +162,19 @@ impl Work {
         let shelf = self.random.below(self.shelves.len());
         match self.random.below(100) {
             0..=1 if self.shelves.len() < self.options.collections => self.create_collection().await,
-            2..=3 if self.shelves.len() > 2 => self.delete_collection(shelf).await,
+            2..=3 if self.shelves.len() > 2 && self.may_delete_collections() => {
+                self.delete_collection(shelf).await
+            }
             4..=11 => self.delete_document(shelf).await,
             12..=31 => self.update(shelf).await,
             32..=46 => self.partial_update(shelf).await,
             _ => self.insert_document(shelf).await,
         }
+    }
+
+    /// A collection that is deleted after the verdict is nobody's business but the next application's.
+    fn may_delete_collections(&self) -> bool {
+        self.options.outages == Outages::End || self.counts.refused == 0
     }
 
     async fn create_collection(&mut self) -> Result<()> {

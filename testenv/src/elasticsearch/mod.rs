@@ -28,7 +28,7 @@ pub(crate) use install::{local_archive, present};
 pub(crate) use java::find as find_java;
 
 /// From the start of the process to the first answer. It takes 20 s on two free cores.
-const READY: Duration = Duration::from_mins(4);
+const READY: Duration = Duration::from_mins(10);
 /// Of one request.
 const REQUEST: Duration = Duration::from_mins(1);
 
