@@ -28,6 +28,7 @@ pub const MOST_REPEATED: u8 = 3;
 const WIDTH: usize = 8;
 
 /// The rules of the protocol. A broken one must be noticed: see the tests.
+#[allow(clippy::struct_excessive_bools)] // each rule holds or is broken, by itself
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     /// A checkpoint carries the epoch of its lease.
@@ -231,10 +232,6 @@ impl Places {
     fn bit(place: Place) -> usize {
         place.shard * WIDTH + usize::try_from(place.position).unwrap()
     }
-
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -319,13 +316,13 @@ impl State {
         }
     }
 
-    fn may_write(&self, rules: &Rules) -> bool {
+    fn may_write(&self, rules: Rules) -> bool {
         let is_stopped = matches!(self.stage, Stage::Stopped(_) | Stage::Judged(_) | Stage::Completed);
         !is_stopped || !rules.workers_are_stopped
     }
 
     /// What Elasticsearch does with a write.
-    fn write(&mut self, rules: &Rules, write: Write) {
+    fn write(&mut self, rules: Rules, write: Write) {
         let slot = &mut self.destination[write.hit.key];
         let is_newer = write.version > slot.version || write.or_equal && write.version == slot.version;
         if is_newer || !rules.versions_are_compared {
@@ -382,7 +379,7 @@ impl State {
         }
     }
 
-    fn plan(&mut self, rules: &Rules, kind: UnitKind) {
+    fn plan(&mut self, rules: Rules, kind: UnitKind) {
         let (planned, ends) = match kind {
             UnitKind::Copy => {
                 self.pass += i32::from(rules.passes_are_counted || self.pass == 0);
@@ -435,7 +432,7 @@ impl State {
         self.stage = Stage::Deleting { extra, last };
     }
 
-    fn delete_extra(&mut self, rules: &Rules) {
+    fn delete_extra(&mut self, rules: Rules) {
         let Stage::Deleting { extra, last } = self.stage.clone() else { return };
         for &(key, found) in &extra {
             let version = if rules.deletions_are_above { version::of_deletion(self.pass) } else { found };
@@ -461,7 +458,7 @@ impl State {
         self.stage = Stage::Compared(Verdict { positive, documents });
     }
 
-    fn checkpoint(&mut self, rules: &Rules, worker: usize, lease: Lease, quarantined: bool, heard: bool) {
+    fn checkpoint(&mut self, rules: Rules, worker: usize, lease: Lease, quarantined: bool, heard: bool) {
         let unit = &mut self.units[lease.unit];
         let epoch = if rules.epochs_are_compared { lease.epoch } else { unit.facts.epoch };
         let (from, to) = (lease.cursor, lease.cursor + 1);
@@ -598,9 +595,9 @@ impl Protocol {
             }
             Worker::Idle | Worker::Leased(_) | Worker::Settled { .. } => return,
         };
-        let may_write = state.may_write(&self.rules);
+        let may_write = state.may_write(self.rules);
         if may_write {
-            state.write(&self.rules, write);
+            state.write(self.rules, write);
         }
         state.left.lost_answers -= u8::from(!heard);
         if heard {
@@ -630,7 +627,7 @@ impl Protocol {
                 state.repeated = (state.repeated + u8::from(!is_same)).min(MOST_REPEATED + 1);
                 state.stage = if is_same { Stage::Judged(verdict) } else { Stage::Blocked };
             }
-            (Action::DeleteExtra, _) => state.delete_extra(&self.rules),
+            (Action::DeleteExtra, _) => state.delete_extra(self.rules),
             (Action::Block, _) => state.stage = Stage::Blocked,
             (Action::Finish, _) => state.stage = Stage::Completed,
             _ => {}
@@ -700,7 +697,7 @@ impl Model for Protocol {
                 state.left.insertions -= 1;
                 state.source[key] = Some(state.next_place(shard));
             }
-            Action::Plan(kind) => state.plan(&self.rules, kind),
+            Action::Plan(kind) => state.plan(self.rules, kind),
             Action::FollowDeletions
             | Action::Block
             | Action::CompareSides
@@ -741,13 +738,13 @@ impl Model for Protocol {
                     Worker::Idle | Worker::Leased(_) | Worker::Repairing { .. } => return None,
                 };
                 state.left.lost_answers -= u8::from(!heard);
-                state.checkpoint(&self.rules, worker, lease, quarantined, heard);
+                state.checkpoint(self.rules, worker, lease, quarantined, heard);
             }
             Action::Die(worker) => Self::of_dying(&mut state, worker),
             Action::LateArrival => {
                 let write = state.late.take()?;
-                if state.may_write(&self.rules) {
-                    state.write(&self.rules, write);
+                if state.may_write(self.rules) {
+                    state.write(self.rules, write);
                 }
             }
         }
