@@ -40,7 +40,14 @@ type Settings = BTreeMap<String, IndexSettings>;
 
 #[derive(Deserialize)]
 struct IndexSettings {
-    settings: BTreeMap<String, String>,
+    /// A clone that was told to leave a setting of its origin out has it as `null`.
+    settings: BTreeMap<String, Option<String>>,
+}
+
+impl IndexSettings {
+    fn is_true(&self, key: &str) -> bool {
+        self.settings.get(key).and_then(Option::as_deref) == Some("true")
+    }
 }
 
 /// What a request to block says of one index.
@@ -123,8 +130,8 @@ impl Cluster {
             let all: Settings = parse(BLOCKING, &answer)?;
             for name in asked {
                 let index = all.get(name.as_str()).ok_or_else(|| not_concrete(BLOCKING, name))?;
-                let refuses = |block: &&str| index.settings.get(*block).map(String::as_str) == Some("true");
-                let is_blocked = ["index.blocks.write", "index.blocks.read_only"].iter().any(refuses);
+                let is_blocked =
+                    index.is_true("index.blocks.write") || index.is_true("index.blocks.read_only");
                 found.insert(name.clone(), is_blocked);
             }
         }
@@ -140,10 +147,7 @@ impl Cluster {
         let (answer, _) = self.send_for_existing(&[name], call).await?;
         let Some(answer) = answer else { return Ok(false) };
         let all: Settings = parse(BLOCKING, &answer)?;
-        let is_true = |key: &str| {
-            let index = all.get(name.as_str());
-            index.and_then(|index| index.settings.get(key)).map(String::as_str) == Some("true")
-        };
+        let is_true = |key: &str| all.get(name.as_str()).is_some_and(|index| index.is_true(key));
         Ok(is_true("index.blocks.write") && is_true("index.verified_read_only"))
     }
 

@@ -135,7 +135,10 @@ async fn a_password_that_is_replaced_is_taken_while_the_merge_runs() {
         message.contains("HTTP 401") && message.contains("check the username and password")
     };
     let seen = operator.until(NAME, PATIENCE, "refused", refused).await.status.unwrap();
-    assert!(["UnitsFailing", "ChecksFailed"].contains(&condition(&seen, "Ready").1), "{seen:#?}");
+    assert!(
+        ["UnitsFailing", "ChecksFailed", "SourceUnavailable"].contains(&condition(&seen, "Ready").1),
+        "{seen:#?}"
+    );
     operator.apply(&with("the second password")).await;
     let faster = json!({ "spec": { "workers": { "maxDocumentsPerSecond": null } } });
     operator.patch(NAME, faster).await;
