@@ -40,13 +40,13 @@ type Settings = BTreeMap<String, IndexSettings>;
 
 #[derive(Deserialize)]
 struct IndexSettings {
-    /// A clone that was told to leave a setting of its origin out has it as `null`.
+    /// A clone that was made without its original's block has the setting with no value.
     settings: BTreeMap<String, Option<String>>,
 }
 
 impl IndexSettings {
-    fn is_true(&self, key: &str) -> bool {
-        self.settings.get(key).and_then(Option::as_deref) == Some("true")
+    fn is_true(&self, setting: &str) -> bool {
+        self.settings.get(setting).and_then(Option::as_deref) == Some("true")
     }
 }
 
@@ -82,9 +82,13 @@ impl Cluster {
         let mut blocked = BTreeSet::new();
         for group in groups(indices) {
             let (answer, asked) = self.block(&group).await?;
+            let of = |name: &IndexName| answer.as_ref().map_or(Answer::Uncertain, |answer| answer.of(name));
+            let were_blocked: Vec<&IndexName> =
+                asked.iter().filter(|name| of(name) == Answer::WasBlocked).copied().collect();
+            let verified = self.verified(&were_blocked).await?;
             for name in asked {
-                let of = answer.as_ref().map_or(Answer::Uncertain, |answer| answer.of(name));
-                if of == Answer::Certain || self.block_alone(name, of).await? {
+                let is_certain = of(name) == Answer::Certain || verified.contains(name);
+                if is_certain || self.block_alone(name, of(name)).await? {
                     blocked.insert(name.clone());
                 }
             }
@@ -95,16 +99,13 @@ impl Cluster {
     /// Blocks an index for which the answer of its group was not certain.
     async fn block_alone(&self, name: &IndexName, of_group: Answer) -> Result<bool> {
         if of_group == Answer::WasBlocked {
-            if self.is_verified(name).await? {
-                return Ok(true);
-            }
             self.unblock_writes(std::slice::from_ref(name)).await?;
         }
         let (answer, _) = self.block(&[name]).await?;
         match answer.map(|answer| answer.of(name)) {
             Some(Answer::Certain) => Ok(true),
             // The request of its group, or one before it that was sent twice, came through after all.
-            Some(Answer::WasBlocked) => self.is_verified(name).await,
+            Some(Answer::WasBlocked) => Ok(self.verified(&[name]).await?.contains(name)),
             Some(Answer::Uncertain) | None => Ok(false),
         }
     }
@@ -138,17 +139,24 @@ impl Cluster {
         Ok(found)
     }
 
-    /// Whether the server says that the index is blocked and that no write is under way.
-    async fn is_verified(&self, name: &IndexName) -> Result<bool> {
+    /// Those of the indices of which the server says that they are blocked and that no write is under way.
+    async fn verified(&self, names: &[&IndexName]) -> Result<BTreeSet<IndexName>> {
+        if names.is_empty() {
+            return Ok(BTreeSet::new());
+        }
         let call = |list: &str| {
             Call::get(BLOCKING, format!("/{list}/_settings/index.blocks.write,index.verified_read_only"))
                 .with("flat_settings", "true")
         };
-        let (answer, _) = self.send_for_existing(&[name], call).await?;
-        let Some(answer) = answer else { return Ok(false) };
+        let (answer, asked) = self.send_for_existing(names, call).await?;
+        let Some(answer) = answer else { return Ok(BTreeSet::new()) };
         let all: Settings = parse(BLOCKING, &answer)?;
-        let is_true = |key: &str| all.get(name.as_str()).is_some_and(|index| index.is_true(key));
-        Ok(is_true("index.blocks.write") && is_true("index.verified_read_only"))
+        let is_verified = |name: &&IndexName| {
+            all.get(name.as_str()).is_some_and(|index| {
+                index.is_true("index.blocks.write") && index.is_true("index.verified_read_only")
+            })
+        };
+        Ok(asked.into_iter().filter(is_verified).cloned().collect())
     }
 
     /// Allows writes again; indices that do not exist are passed over.

@@ -2,6 +2,7 @@
 //! program as a user does, and asks an independent checker (`demo::checker`) what it thinks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+mod blocks;
 mod comings;
 mod deletions;
 mod foreign;

@@ -39,8 +39,8 @@ pub(super) async fn begin(engine: &Engine, now: Timestamp) -> Result<(), MergeEr
         .map(drop)
 }
 
-/// Sets the write block on every source that has none. The block waits for writes in flight, so what was
-/// acknowledged to an application is in the log when this returns.
+/// Sets the write block on every source that has none, and makes sure of those that are ours. The block waits for
+/// writes in flight, so what was acknowledged to an application is in the log when this returns.
 pub(super) async fn block(engine: &Engine, now: Timestamp) -> Result<(), MergeError> {
     let memo = engine
         .edit_memo(|memo| {
@@ -49,23 +49,34 @@ pub(super) async fn block(engine: &Engine, now: Timestamp) -> Result<(), MergeEr
         .await?;
     let attempt = memo.cutover.started_at;
     let stored = engine.state.sources(engine.id).await?;
-    let (names, owners) = unblocked(&stored)?;
+    let with_index = |source| Ok::<_, MergeError>((index_name(source)?, source));
+    let sources: Vec<(IndexName, &SourceRow)> = active(&stored).map(with_index).collect::<Result<_, _>>()?;
+    let names: Vec<IndexName> = sources.iter().map(|(name, _)| name.clone()).collect();
     // A block that somebody else set is not ours to lift: only those that are open now become ours.
     let blocks = engine.source.write_blocks(&names).await.map_err(MergeError::Source)?;
-    let mut open = Vec::new();
-    let mut ours = Vec::new();
-    for (name, owner) in names.into_iter().zip(owners) {
-        if blocks.get(&name) == Some(&false) {
-            open.push(name);
-            ours.push(owner);
-        }
-    }
-    engine.state.set_blocked(&ours, true).await?;
+    let ours: BTreeSet<SourceId> = sources
+        .iter()
+        .filter(|(name, source)| !source.blocked_by_us && blocks.get(name) == Some(&false))
+        .map(|(_, source)| source.id)
+        .collect();
+    let newly_ours: Vec<SourceId> = ours.iter().copied().collect();
+    engine.state.set_blocked(&newly_ours, true).await?;
+    // Also what was meant to be blocked before: the process may have died between the intent and the effect, or
+    // the block was not acknowledged.
+    let open: Vec<IndexName> = sources
+        .into_iter()
+        .filter(|(_, source)| source.blocked_by_us || ours.contains(&source.id))
+        .map(|(name, _)| name)
+        .collect();
     let blocked: BTreeSet<IndexName> = engine.source.block_writes(&open).await.map_err(MergeError::Source)?;
-    if !is_under_way(engine, attempt).await? {
-        // This process was stopped for so long that the attempt was ended without it.
-        engine.source.unblock_writes(&open).await.map_err(MergeError::Source)?;
-        engine.state.set_blocked(&ours, false).await?;
+    let row = engine.merge_row().await?;
+    let is_cutting_over = row.phase == Phase::CuttingOver.as_str();
+    if !is_cutting_over || parse_memo(&row)?.cutover.started_at != attempt {
+        // This process was stopped for so long that the attempt was ended without it. What it set is stored as ours:
+        // another attempt and a verdict keep it, and in any other phase nobody may be refused.
+        if !is_cutting_over && row.phase != Phase::Completed.as_str() {
+            unblock(engine).await?;
+        }
         return Ok(());
     }
     let missed: Vec<&IndexName> = open.iter().filter(|name| !blocked.contains(name)).collect();
@@ -75,12 +86,6 @@ pub(super) async fn block(engine: &Engine, now: Timestamp) -> Result<(), MergeEr
         return Ok(());
     }
     engine.edit_memo(|memo| memo.cutover.blocked = true).await.map(drop)
-}
-
-/// Whether the attempt that began then is still the present one.
-async fn is_under_way(engine: &Engine, attempt: Option<Timestamp>) -> Result<bool, MergeError> {
-    let row = engine.merge_row().await?;
-    Ok(row.phase == Phase::CuttingOver.as_str() && parse_memo(&row)?.cutover.started_at == attempt)
 }
 
 /// The last pass. It is planned only on drained shards, so that nothing can come after it.
@@ -173,15 +178,4 @@ pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -
     let memo = parse_memo(&engine.merge_row().await?)?;
     let refused = memo.cutover.blocked_at.map(|blocked_at| elapsed(blocked_at, now).as_secs_f64());
     engine.edit_memo(|memo| memo.writes_refused_seconds = refused).await.map(drop)
-}
-
-/// Active sources without a block of ours, by index name.
-fn unblocked(stored: &[SourceRow]) -> Result<(Vec<IndexName>, Vec<SourceId>), MergeError> {
-    let mut names = Vec::new();
-    let mut owners = Vec::new();
-    for source in active(stored).filter(|source| !source.blocked_by_us) {
-        names.push(index_name(source)?);
-        owners.push(source.id);
-    }
-    Ok((names, owners))
 }

@@ -1,0 +1,58 @@
+//! The write blocks of the cutover: set for certain, and only ours are ever lifted.
+
+use serde_json::json;
+
+use crate::deletions::held;
+use crate::scene::{DIMENSIONS, Flavor, Scene};
+use crate::session::Session;
+use crate::shelf::Shelf;
+
+async fn is_blocked(scene: &Scene, index: &str) -> bool {
+    let path = format!("/{index}/_settings/index.blocks.write?flat_settings=true");
+    let settings = scene.source_cluster.get(&path).await.unwrap();
+    settings[index]["settings"]["index.blocks.write"] == "true"
+}
+
+/// Intent before effect: what was to be blocked is stored, and then the process was gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_died_before_it_set_the_blocks_leaves_no_source_open_at_the_verdict() {
+    let scene = Scene::new(Flavor::V8, Flavor::V8).await;
+    let _tables = Shelf::tables(&scene).await;
+    let shelf = Shelf::create(&scene, scene.first_id, 1).await;
+    shelf.put_document(scene.first_id, 5, "there").await;
+    let session = Session::start(&held(&scene.manifest(DIMENSIONS))).await;
+    scene.wait_for_phase("Synced").await;
+    session.stop().await;
+    for statement in [
+        "UPDATE es_index_merge.merge SET phase = 'CuttingOver', memo = jsonb_set(memo, '{cutover,started_at}', \
+         to_jsonb(to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')))",
+        "UPDATE es_index_merge.source SET blocked_by_us = true",
+    ] {
+        assert_eq!(sqlx::query(statement).execute(&scene.pool).await.unwrap().rows_affected(), 1);
+    }
+    let run = scene.run(&scene.manifest(DIMENSIONS)).await;
+    assert!(run.success, "{run:?}");
+    assert!(is_blocked(&scene, &shelf.index).await, "writers were never refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_of_somebody_else_stays_when_ours_are_lifted() {
+    let scene = Scene::new(Flavor::V9, Flavor::V8).await;
+    let _tables = Shelf::tables(&scene).await;
+    let theirs = Shelf::create(&scene, scene.first_id, 1).await;
+    let open = Shelf::create(&scene, scene.first_id + 1, 1).await;
+    for shelf in [&theirs, &open] {
+        shelf.put_document(shelf.collection, 5, "there").await;
+    }
+    let path = format!("/{}/_settings", theirs.index);
+    scene.source_cluster.put(&path, &json!({"index.blocks.write": true})).await.unwrap();
+    let first = scene.run(&scene.manifest(DIMENSIONS)).await;
+    assert!(first.success, "{first:?}");
+    assert!(is_blocked(&scene, &theirs.index).await && is_blocked(&scene, &open.index).await);
+
+    let allow = scene.manifest(DIMENSIONS).replace("sourceWrites: Block", "sourceWrites: Allow");
+    let rollback = scene.run(&allow).await;
+    assert!(rollback.success, "{rollback:?}");
+    assert!(is_blocked(&scene, &theirs.index).await, "the operator's own block was lifted");
+    assert!(!is_blocked(&scene, &open.index).await, "writers are still refused");
+}
