@@ -150,7 +150,7 @@ fn strict_search(doing: &'static str, index: &IndexName) -> Call {
         .with("request_cache", "false")
 }
 
-fn total(answer: RawAnswer, range: &LogRange) -> Result<u64> {
+pub(super) fn total(answer: RawAnswer, range: &LogRange) -> Result<u64> {
     let page = match answer {
         RawAnswer::Found(page) => page,
         RawAnswer::Failed(error) => return Err(error),
@@ -166,7 +166,7 @@ fn total(answer: RawAnswer, range: &LogRange) -> Result<u64> {
     )
 }
 
-fn by_id(answer: &Bytes, index: &IndexName, lane: &ReadLane) -> Result<Lookup> {
+pub(super) fn by_id(answer: &Bytes, index: &IndexName, lane: &ReadLane) -> Result<Lookup> {
     let found = parse_single(answer, index, lane.vector_field())?;
     let expected = Expected { shards: None, window: None, source: lane.has_source(), limit: None };
     let page = accept(found, &expected, &format!("index `{index}`"))?;
@@ -267,6 +267,20 @@ impl Cluster {
         let expected = Expected { shards: None, window: None, source: false, limit: Some(1) };
         let page = accept(found, &expected, &format!("index `{index}`"))?;
         Ok(page.hits.first().map(|hit| hit.version))
+    }
+
+    /// The JSON of any chunk of the index, on one line; `None` if it holds none.
+    pub async fn some_words(&self, index: &IndexName) -> Result<Option<String>> {
+        self.refresh(std::slice::from_ref(index)).await?;
+        let lane = ReadLane::Source { ask_for_vectors: false };
+        let body = search_body(json!({"match_all": {}}), 1, &lane);
+        let found =
+            parse_single(&self.send(&strict_search(LOOKING_UP, index).json(&body)).await?, index, None)?;
+        let expected = Expected { shards: None, window: None, source: true, limit: Some(1) };
+        let page = accept(found, &expected, &format!("index `{index}`"))?;
+        let Some(hit) = page.hits.first() else { return Ok(None) };
+        let words: Value = parse(LOOKING_UP, hit.source())?;
+        Ok(Some(words.to_string()))
     }
 
     /// The ids and versions of the documents with `field == value` on the given shards, from a sequence number

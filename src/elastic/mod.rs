@@ -25,7 +25,7 @@ mod cluster;
 mod config;
 mod error;
 mod info;
-#[cfg(feature = "internals")]
+#[cfg(any(test, feature = "internals"))]
 #[doc(hidden)]
 pub mod internals;
 mod lookup;
@@ -37,7 +37,9 @@ mod shard_log;
 mod stats;
 
 pub use admin::{ForceMerge, Health, HealthReport};
-pub use bulk::{BulkBody, BulkItem, BulkOutcome, BulkRefusal, BulkRequest, BulkVersioning, MAX_BULK_BYTES};
+pub use bulk::{
+    BulkBody, BulkItem, BulkOutcome, BulkRefusal, BulkRequest, BulkVersioning, MAX_BULK_BYTES, convicted,
+};
 pub use catalog::CatalogEntry;
 pub use cluster::Cluster;
 pub use config::{ClusterConfig, Credentials};

@@ -15,6 +15,7 @@ mod batch;
 mod copy;
 mod facts;
 mod limits;
+mod send;
 mod verify;
 
 use std::collections::BTreeMap;

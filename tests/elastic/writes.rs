@@ -19,6 +19,43 @@ async fn sent(server: &Server, index: &IndexName, body: BulkBody) -> Result<Vec<
 }
 
 #[tokio::test]
+async fn the_words_of_a_trial_are_read_and_never_written() {
+    for server in Server::each().await {
+        let mappings = json!({"dynamic": "strict", "properties": {"n": {"type": "integer"}}});
+        let index = server.index(json!({"settings": settings(2), "mappings": mappings})).await;
+        let there = one("there", 5, BulkVersioning::External, &json!({"n": 1}));
+        assert_eq!(sent(&server, &index, there).await.unwrap(), [BulkItem::Applied]);
+        assert_eq!(server.cluster.some_words(&index).await.unwrap().as_deref(), Some(r#"{"n":1}"#));
+
+        let mut body = BulkBody::default();
+        for (id, n) in [("there", 2), ("absent", 3)] {
+            body.begin_index(id, 5, BulkVersioning::External)
+                .extend_from_slice(json!({"n": n}).to_string().as_bytes());
+            body.end();
+        }
+        let request = body.freeze();
+        let trial = |places: &[usize], words: &str| request.trial(places, words.as_bytes()).unwrap();
+        let read =
+            server.cluster.bulk(index.as_str(), false, trial(&[0, 1], r#"{"n":9}"#)).await.unwrap().items;
+        let expected =
+            [BulkItem::AlreadyThere, BulkItem::AlreadyThere, BulkItem::Applied, BulkItem::AlreadyThere];
+        assert_eq!(read, expected);
+        let items = server
+            .cluster
+            .bulk(index.as_str(), false, trial(&[0], r#"{"n":"no number"}"#))
+            .await
+            .unwrap()
+            .items;
+        assert!(matches!(items[1], BulkItem::Refused(_)), "{items:?}");
+        server.cluster.refresh(&[index.clone()]).await.unwrap();
+        let lane = ReadLane::Source { ask_for_vectors: false };
+        let found = server.cluster.lookup(&index, &["there", "absent"], lane).await.unwrap();
+        let source = |id: &str| serde_json::from_slice::<Value>(found.get(id).unwrap().source()).unwrap();
+        assert_eq!((source("there"), source("absent")), (json!({"n": 1}), json!({"n": 3})));
+    }
+}
+
+#[tokio::test]
 async fn versions_decide_what_is_written() {
     for server in Server::each().await {
         let mappings = json!({"dynamic": "strict", "properties": {"n": {"type": "integer"}}});

@@ -1,6 +1,6 @@
 //! What an Elasticsearch, or a gateway before it, may answer; and what it may not get around to answer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chaos::merge::Tuning;
 use testenv::proxy::{Announced, Fault, Gateway, Rule};
@@ -63,6 +63,48 @@ async fn a_bulk_that_was_done_and_not_answered_is_sent_again_without_harm() {
 async fn items_of_a_bulk_that_were_rejected_are_sent_again() {
     let fault = Fault::RejectItems(0.4);
     survives(Side::Destination, || Rule::new(fault.clone()).on("/_bulk").share(0.7), fault.clone(), 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_at_which_the_server_fails_each_time_is_quarantined_and_its_neighbours_go_over() {
+    let stage = Stage::take().await;
+    let mut scene = stage.scene().await;
+    let fault = Fault::FailItems("a poisonous chunk".into());
+    scene.ways.destination.set(vec![Rule::new(fault.clone())]);
+    scene.poison("a poisonous chunk among others").await;
+    let held = Tuning { hold: true, ..Tuning::default() };
+    let program = scene.run(&held);
+    scene.reaches(&["Synced"]).await;
+    assert_eq!(scene.failed_chunks().await, 1, "{}", program.output());
+    // One that comes later is the only one of its bulk, or nearly so.
+    scene.poison("a poisonous chunk that came late").await;
+    let deadline = Instant::now() + SOON * 2;
+    while scene.failed_chunks().await < 2 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(scene.failed_chunks().await, 2, "{}", program.output());
+    program.stop().expect("it stops");
+    scene.falls_silent().await;
+    program.set_manifest(&scene.merge.manifest(&scene.ways, &Tuning::default())).expect("a file");
+    program.restart().expect("it starts");
+    let output = scene.ends_badly(&program).await;
+    assert!(output.contains("2 chunks are in quarantine"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_fails_at_every_chunk_puts_none_into_quarantine() {
+    let stage = Stage::take().await;
+    let scene = stage.scene().await;
+    let fault = Fault::FailItems("\"content\"".into());
+    scene.ways.destination.set(vec![Rule::new(fault.clone())]);
+    let program = scene.run(&Tuning::default());
+    let failed =
+        tokio::task::block_in_place(|| program.said("a batch failed; its units are retried", SOON * 2));
+    failed.expect("it gives a batch up for now");
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(scene.failed_chunks().await, 0, "{}", program.output());
+    scene.ways.clear();
+    scene.ends_well(&program).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

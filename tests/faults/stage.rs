@@ -67,6 +67,38 @@ impl Scene<'_> {
         self.merge.reaches(phases, PATIENCE).await.expect("the merge goes on")
     }
 
+    /// Adds a chunk with this content to a source: otherwise it is like one of its neighbours.
+    pub async fn poison(&self, content: &str) {
+        static NUMBER: AtomicI64 = AtomicI64::new(1_000_000);
+        let index = self.merge.large_source().await.expect("a source");
+        let source = &self.merge.source_client;
+        let found = source.get(&format!("/{index}/_search?size=1")).await.expect("a neighbour");
+        let mut chunk = found["hits"]["hits"][0]["_source"].clone();
+        chunk["id"] = NUMBER.fetch_add(1, Ordering::Relaxed).into();
+        chunk["content"] = content.into();
+        source.post(&format!("/{index}/_doc?refresh=true"), &chunk).await.expect("it is taken");
+    }
+
+    /// Chunks in quarantine as the server failed at them.
+    pub async fn failed_chunks(&self) -> i64 {
+        let query = "SELECT count(*) FROM es_index_merge.quarantine WHERE class = 'Refused' AND reason LIKE 'HTTP 500, null_pointer_exception: %'";
+        self.merge.number(query).await.expect("Postgres answers")
+    }
+
+    /// The application stops writing.
+    pub async fn falls_silent(&mut self) {
+        self.writer.take().expect("a writer").stop().await.expect("the writer did its work");
+    }
+
+    /// The program must end with a negative verdict; returns what it said.
+    pub async fn ends_badly(self, program: &Program) -> String {
+        let status = tokio::task::block_in_place(|| program.wait(PATIENCE)).expect("it ends");
+        let output = program.output();
+        assert!(!status.success(), "{output}");
+        self.merge.clean().await.expect("the servers answer");
+        output
+    }
+
     /// The program must end with a positive verdict, and the checker must agree.
     pub async fn ends_well(mut self, program: &Program) {
         let status = tokio::task::block_in_place(|| program.wait(PATIENCE)).expect("it ends");

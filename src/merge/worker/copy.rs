@@ -4,21 +4,16 @@
 //! already there answers 409, which is an acknowledgement.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
-
-use rand::Rng;
 
 use super::Shared;
 use super::batch::{ReadWindow, Settled};
 use super::facts::Facts;
+use super::send::{Sent, send};
 use crate::chunk::{self, Cuts, Input, Parsed, Refusal, Transform};
-use crate::elastic::{BulkBody, BulkItem, BulkRequest, BulkVersioning, ElasticError, ErrorCategory, Hit};
+use crate::elastic::{BulkBody, BulkVersioning, Hit};
 use crate::merge::error::MergeError;
 use crate::merge::version::of_copy;
 use crate::state::{Counts, LeasedUnit, Quarantined, SourceCuts};
-
-/// How often rejected items are sent again before the batch fails and is retried with backoff.
-const ITEM_RETRIES: u32 = 8;
 
 /// One chunk of a round: which window, which hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,93 +225,6 @@ fn add_cuts(settled: &mut Settled, unit: &LeasedUnit, cuts: &Cuts) {
     for (reason, count) in cuts.iter() {
         *row.cuts.entry(reason.to_owned()).or_default() += i64::try_from(count).unwrap_or(i64::MAX);
     }
-}
-
-/// The final word on one item.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Sent {
-    /// Written.
-    Applied,
-    /// A version at least as high is there.
-    AlreadyThere,
-    /// Refused for good, with the reason.
-    Refused(String),
-}
-
-/// Sends a body until each item has a final answer: rejected items again with backoff, a body that is too
-/// large in halves.
-pub(super) async fn send(shared: &Shared, body: BulkRequest) -> Result<Vec<Sent>, MergeError> {
-    let mut answers: Vec<Option<Sent>> = vec![None; body.len()];
-    let mut open: Vec<Vec<usize>> = vec![(0..body.len()).collect()];
-    let mut attempt = 0;
-    while let Some(items) = open.pop() {
-        let part = if items.len() == body.len() { body.clone() } else { body.only(items.iter().copied()) };
-        let result = {
-            let _permit = shared.limits.permit().await;
-            shared.context.destination.bulk(&shared.context.writer_alias, true, part).await
-        };
-        let outcome = match result {
-            Ok(outcome) => outcome,
-            Err(error) if error.category() == ErrorCategory::TooLarge && items.len() > 1 => {
-                let (left, right) = items.split_at(items.len() / 2);
-                open.extend([right.to_vec(), left.to_vec()]);
-                continue;
-            }
-            Err(error) if error.category() == ErrorCategory::TooLarge => {
-                answers[items[0]] =
-                    Some(Sent::Refused(format!("the chunk alone is too large for a request: {error}")));
-                continue;
-            }
-            Err(error) if error.is_missing_index() => {
-                return Err(MergeError::DestinationLost(format!(
-                    "the destination index or its alias {:?} is gone ({error}); restore it, or delete the resource and start anew",
-                    shared.context.writer_alias
-                )));
-            }
-            Err(error) => {
-                if error.category() == ErrorCategory::Overloaded {
-                    shared.limits.overloaded();
-                }
-                return Err(MergeError::Destination(error));
-            }
-        };
-        let mut rejected = Vec::new();
-        let mut why = String::new();
-        for (&item, answer) in items.iter().zip(outcome.items) {
-            match answer {
-                BulkItem::Applied | BulkItem::Missing => answers[item] = Some(Sent::Applied),
-                BulkItem::AlreadyThere => answers[item] = Some(Sent::AlreadyThere),
-                BulkItem::Retry(reason) => {
-                    rejected.push(item);
-                    why = reason;
-                }
-                BulkItem::Refused(refusal) => {
-                    answers[item] = Some(Sent::Refused(format!("{}: {}", refusal.kind, refusal.reason)));
-                }
-            }
-        }
-        if rejected.is_empty() {
-            shared.limits.succeeded();
-            continue;
-        }
-        shared.limits.overloaded();
-        attempt += 1;
-        if attempt > ITEM_RETRIES {
-            return Err(MergeError::Destination(ElasticError::rejected(why)));
-        }
-        open.push(rejected);
-        tokio::time::sleep(backoff(attempt)).await;
-    }
-    answers
-        .into_iter()
-        .collect::<Option<Vec<Sent>>>()
-        .ok_or_else(|| MergeError::Internal("a bulk item was left without an answer".to_owned()))
-}
-
-/// Exponential with full jitter: the workers of all processes must not come back together.
-fn backoff(attempt: u32) -> Duration {
-    let most = 100_u64.saturating_mul(1 << attempt.min(7));
-    Duration::from_millis(rand::rng().random_range(most / 2..=most))
 }
 
 /// A size as Postgres stores it.

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 
 use super::Shared;
 use super::batch::{ReadWindow, Settled};
-use super::copy::{Place, Sent, parse, places, quarantined, read_counts, send};
+use super::copy::{Place, parse, places, quarantined, read_counts};
 use super::facts::Facts;
+use super::send::{Sent, send};
 use crate::chunk::{Actual, Refusal, Transform, compare};
 use crate::elastic::{BulkBody, BulkVersioning, Lookup, WindowRequest};
 use crate::merge::error::MergeError;

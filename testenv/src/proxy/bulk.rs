@@ -1,4 +1,5 @@
-//! Rejecting some items of a bulk request, as a server without room does: they are really not done.
+//! Rejecting some items of a bulk request, as a server without room does, or failing at some chunks, as one with a bug
+//! does: they are really not done.
 
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -12,6 +13,8 @@ pub struct Thinned {
     pub request: Message,
     /// For each item of the original its action, if it was rejected.
     rejected: Vec<Option<String>>,
+    /// What the server says of those.
+    error: fn() -> Value,
 }
 
 #[derive(serde::Deserialize)]
@@ -20,16 +23,27 @@ struct Answer<'a> {
     items: Vec<&'a RawValue>,
 }
 
-/// Takes a share of the items out.
+/// Takes a share of the items out: 429.
 pub fn thin(request: &Message, share: f64, seed: u64) -> Thinned {
-    let mut thinned = Thinned { request: request.clone(), rejected: Vec::new() };
+    without(request, no_room, |number, _| chance(seed, number) < share)
+}
+
+/// Takes those out whose chunk holds this text: 500.
+pub fn fail(request: &Message, text: &str) -> Thinned {
+    let text = text.as_bytes();
+    let holds = |content: &[u8]| !text.is_empty() && content.windows(text.len()).any(|part| part == text);
+    without(request, null_pointer, |_, content| holds(content))
+}
+
+fn without(request: &Message, error: fn() -> Value, is_out: impl Fn(u64, &[u8]) -> bool) -> Thinned {
+    let mut thinned = Thinned { request: request.clone(), rejected: Vec::new(), error };
     thinned.request.body.clear();
     let mut lines = request.body.split_inclusive(|&byte| byte == b'\n');
     while let Some(action) = lines.next() {
         let name = action_name(action);
         let content = if name == "delete" { &[][..] } else { lines.next().unwrap_or_default() };
         let number = thinned.rejected.len() as u64;
-        if chance(seed, number) < share {
+        if is_out(number, content) {
             thinned.rejected.push(Some(name));
         } else {
             thinned.rejected.push(None);
@@ -54,7 +68,7 @@ impl Thinned {
             .rejected
             .iter()
             .map(|rejected| match rejected {
-                Some(action) => rejection(action).to_string(),
+                Some(action) => json!({ action: (self.error)() }).to_string(),
                 None => done.next().unwrap_or("null").to_owned(),
             })
             .collect();
@@ -75,14 +89,21 @@ fn action_name(line: &[u8]) -> String {
         .map_or_else(|| "index".to_owned(), |(name, _)| name)
 }
 
-fn rejection(action: &str) -> Value {
-    json!({ action: {
+fn no_room() -> Value {
+    json!({
         "status": 429,
         "error": {
             "type": "es_rejected_execution_exception",
             "reason": "rejected execution of primary operation [coordinating_and_primary_bytes=0, max_coordinating_and_primary_bytes=1]"
         }
-    }})
+    })
+}
+
+fn null_pointer() -> Value {
+    json!({
+        "status": 500,
+        "error": {"type": "null_pointer_exception", "reason": "Cannot invoke \"Object.hashCode()\" because \"key\" is null"}
+    })
 }
 
 /// An answer to a search, or one of the answers of a multi-search, that asked no shard.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::bulk::{thin, zero_shards};
+use super::bulk::{Thinned, fail, thin, zero_shards};
 use super::connections::{Connections, Listener};
 use super::fault::{Announced, Fault, Rule, html};
 use super::message::Message;
@@ -196,18 +196,23 @@ impl Shared {
             }
             Fault::RejectItems(share) => {
                 let thinned = thin(request, *share, self.seed ^ occurrence);
-                if thinned.rejected() == 0 || thinned.request.body.is_empty() && request.body.is_empty() {
-                    let answer = self.forward(request, link)?;
-                    return self.give(&answer, link);
-                }
-                let answer = if thinned.request.body.is_empty() {
-                    thinned.all_rejected()
-                } else {
-                    thinned.complete(self.forward(&thinned.request, link)?)
-                };
-                self.give(&answer, link)
+                self.give_thinned(request, &thinned, link)
             }
+            Fault::FailItems(text) => self.give_thinned(request, &fail(request, text), link),
         }
+    }
+
+    fn give_thinned(&self, request: &Message, thinned: &Thinned, link: &mut Link) -> io::Result<After> {
+        if thinned.rejected() == 0 || thinned.request.body.is_empty() && request.body.is_empty() {
+            let answer = self.forward(request, link)?;
+            return self.give(&answer, link);
+        }
+        let answer = if thinned.request.body.is_empty() {
+            thinned.all_rejected()
+        } else {
+            thinned.complete(self.forward(&thinned.request, link)?)
+        };
+        self.give(&answer, link)
     }
 
     fn forward(&self, request: &Message, link: &mut Link) -> io::Result<Message> {

@@ -28,6 +28,9 @@ pub enum Fault {
     ZeroShards,
     /// This share of the items of a bulk is not passed on and answered 429, the others are done.
     RejectItems(f64),
+    /// The items of a bulk whose chunk holds this text are not passed on and answered 500, as by a server with a bug;
+    /// the others are done.
+    FailItems(String),
 }
 
 /// Who refuses, and how.
@@ -70,6 +73,7 @@ impl Fault {
             Self::HoldAnswer(_) => "answer held back",
             Self::ZeroShards => "search of zero shards",
             Self::RejectItems(_) => "429 for items of a bulk",
+            Self::FailItems(_) => "500 for items of a bulk",
         }
     }
 
@@ -80,6 +84,9 @@ impl Fault {
             Self::TooLarge(limit) => request.body.len() > *limit,
             Self::ZeroShards => path.contains("/_search") || path.contains("/_msearch"),
             Self::RejectItems(_) => path.contains("/_bulk"),
+            Self::FailItems(text) => {
+                path.contains("/_bulk") && super::bulk::fail(request, text).rejected() > 0
+            }
             _ => true,
         }
     }

@@ -180,6 +180,23 @@ fn rejected_items_are_not_passed_on_and_keep_their_places() {
 }
 
 #[test]
+fn items_with_a_text_fail_and_the_others_are_passed_on() {
+    let (url, requests) =
+        upstream(json_answer(&json!({"errors": false, "items": [{"index": {"status": 201}}]})));
+    let proxy = ElasticProxy::start(&url, 1).unwrap();
+    let fault = Fault::FailItems("poison".into());
+    proxy.set(vec![Rule::new(fault.clone())]);
+    let item = |text: &str| format!("{{\"index\":{{\"_id\":\"x\"}}}}\n{{\"text\":\"{text}\"}}\n");
+    let (_, answer) =
+        client(&proxy).call("POST", "/i/_bulk", Some(&json!(item("poisonous") + &item("good")))).unwrap();
+    let statuses = [&answer["items"][0]["index"]["status"], &answer["items"][1]["index"]["status"]];
+    assert_eq!(statuses, [500, 201]);
+    assert_eq!(requests.recv_timeout(SOON).unwrap(), item("good"));
+    client(&proxy).call("POST", "/i/_bulk", Some(&json!(item("good")))).unwrap();
+    assert_eq!(proxy.injected().get(fault.name()), Some(&1));
+}
+
+#[test]
 fn one_search_of_many_asks_no_shard() {
     let page = json!({"_shards": {"total": 1}, "hits": {"hits": [{"_id": "a"}]}});
     let (url, _requests) = upstream(json_answer(&json!({"responses": [page, page, page]})));

@@ -1,0 +1,234 @@
+//! Sending a bulk body until each of its items has a final answer.
+//!
+//! - What the server rejects for a passing reason (429, 5xx) is sent again with backoff, [`ITEM_RETRIES`] times. Then the
+//!   batch fails and is retried later, as everything that ails the server may last long.
+//! - The one exception: a chunk that answers an error of the class of 500 each time, [`STRIKES`] times at the least,
+//!   while most of its body was taken. It gets a trial beside the words of a neighbour; if only those are read, the
+//!   chunk is refused, and its neighbours go on.
+//! - A body that is too large is sent in halves.
+
+use std::time::Duration;
+
+use rand::Rng;
+
+use super::Shared;
+use crate::elastic::{
+    BulkItem, BulkOutcome, BulkRefusal, BulkRequest, ElasticError, ErrorCategory, convicted,
+};
+use crate::merge::error::MergeError;
+
+/// How often rejected items are sent again before the batch fails and is retried with backoff: about half a minute.
+const ITEM_RETRIES: u32 = 8;
+/// How many times in a row a chunk answers an error that may lie in it before it gets a trial.
+const STRIKES: u32 = 5;
+
+/// The final word on one item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// Written.
+    Applied,
+    /// A version at least as high is there.
+    AlreadyThere,
+    /// Refused for good, with the reason.
+    Refused(String),
+}
+
+/// Items that are sent together, and how often they were.
+struct Part {
+    items: Vec<usize>,
+    attempts: u32,
+}
+
+/// Sends a body until each item has a final answer.
+pub(super) async fn send(shared: &Shared, body: BulkRequest) -> Result<Vec<Sent>, MergeError> {
+    let mut ledger = Ledger::new(body.len());
+    let mut open = vec![Part { items: (0..body.len()).collect(), attempts: 0 }];
+    while let Some(Part { items, attempts }) = open.pop() {
+        let part = if items.len() == body.len() { body.clone() } else { body.only(items.iter().copied()) };
+        let outcome = match post(shared, part).await {
+            Ok(outcome) => outcome,
+            Err(error) if error.category() == ErrorCategory::TooLarge => {
+                open.extend(halved(&mut ledger, &items, &error));
+                continue;
+            }
+            Err(error) => return Err(fatal(shared, error)),
+        };
+        let rejected = ledger.book(&items, outcome.items);
+        if rejected.is_empty() {
+            shared.limits.succeeded();
+            continue;
+        }
+        if !ledger.may_lie_in(&rejected) {
+            shared.limits.overloaded();
+        }
+        if attempts < ITEM_RETRIES {
+            open.push(Part { items: rejected, attempts: attempts + 1 });
+            tokio::time::sleep(backoff(attempts + 1)).await;
+        } else if !try_out(shared, &body, &mut ledger, &rejected).await? {
+            return Err(MergeError::Destination(ElasticError::rejected(ledger.why(&rejected))));
+        }
+    }
+    ledger.close()
+}
+
+async fn post(shared: &Shared, request: BulkRequest) -> Result<BulkOutcome, ElasticError> {
+    let _permit = shared.limits.permit().await;
+    shared.context.destination.bulk(&shared.context.writer_alias, true, request).await
+}
+
+/// The halves of what is too large; a chunk that is so alone is refused.
+fn halved(ledger: &mut Ledger, items: &[usize], error: &ElasticError) -> Vec<Part> {
+    if let [item] = items[..] {
+        ledger.refuse(item, format!("the chunk alone is too large for a request: {error}"));
+        return Vec::new();
+    }
+    let (left, right) = items.split_at(items.len() / 2);
+    [right, left].map(|items| Part { items: items.to_vec(), attempts: 0 }).into()
+}
+
+/// What a failed request means for the batch.
+fn fatal(shared: &Shared, error: ElasticError) -> MergeError {
+    if error.is_missing_index() {
+        return MergeError::DestinationLost(format!(
+            "the destination index or its alias {:?} is gone ({error}); restore it, or delete the resource and start anew",
+            shared.context.writer_alias
+        ));
+    }
+    if error.category() == ErrorCategory::Overloaded {
+        shared.limits.overloaded();
+    }
+    MergeError::Destination(error)
+}
+
+/// Finds out whether it is these chunks, rather than the server, that failed; they are refused then. False if not, or
+/// if not even a trial is called for.
+async fn try_out(
+    shared: &Shared,
+    body: &BulkRequest,
+    ledger: &mut Ledger,
+    rejected: &[usize],
+) -> Result<bool, MergeError> {
+    if !ledger.may_lie_in(rejected) {
+        return Ok(false);
+    }
+    let Some(words) = words_of_another(shared, body, ledger).await? else { return Ok(false) };
+    let Some(trial) = body.trial(rejected, &words) else { return Ok(false) };
+    let outcome = match post(shared, trial).await {
+        Ok(outcome) => outcome,
+        Err(error) if error.category() == ErrorCategory::TooLarge => return Ok(false),
+        Err(error) => return Err(fatal(shared, error)),
+    };
+    Ok(ledger.convict(rejected, &outcome.items))
+}
+
+/// The words of a chunk that the destination takes: of this body, or else any that it holds.
+async fn words_of_another(
+    shared: &Shared,
+    body: &BulkRequest,
+    ledger: &Ledger,
+) -> Result<Option<Vec<u8>>, MergeError> {
+    if let Some(words) = ledger.taken().find_map(|item| body.words(item)) {
+        return Ok(Some(words.to_vec()));
+    }
+    let context = &shared.context;
+    let words = context.destination.some_words(&context.destination_index).await;
+    Ok(words.map_err(MergeError::Destination)?.map(String::into_bytes))
+}
+
+/// What became of each item of a body so far.
+struct Ledger {
+    answers: Vec<Option<Sent>>,
+    strikes: Vec<Strikes>,
+}
+
+/// How an item that has no final answer failed.
+#[derive(Clone, Default)]
+struct Strikes {
+    /// How many times in a row in a way that may lie in the chunk.
+    in_a_row: u32,
+    last: Option<BulkRefusal>,
+}
+
+impl Ledger {
+    fn new(items: usize) -> Ledger {
+        Ledger { answers: vec![None; items], strikes: vec![Strikes::default(); items] }
+    }
+
+    /// Books the answers of these items; returns those that are to be sent again.
+    fn book(&mut self, items: &[usize], outcomes: Vec<BulkItem>) -> Vec<usize> {
+        let mut rejected = Vec::new();
+        for (&item, outcome) in items.iter().zip(outcomes) {
+            match outcome {
+                BulkItem::Applied | BulkItem::Missing => self.answers[item] = Some(Sent::Applied),
+                BulkItem::AlreadyThere => self.answers[item] = Some(Sent::AlreadyThere),
+                BulkItem::Refused(refusal) => {
+                    self.refuse(item, format!("{}: {}", refusal.kind, refusal.reason));
+                }
+                BulkItem::Retry(refusal) => {
+                    self.strikes[item].add(refusal);
+                    rejected.push(item);
+                }
+            }
+        }
+        rejected
+    }
+
+    fn refuse(&mut self, item: usize, reason: String) {
+        self.answers[item] = Some(Sent::Refused(reason));
+    }
+
+    /// The items that the destination took.
+    fn taken(&self) -> impl Iterator<Item = usize> {
+        let is_taken = |answer: &Option<Sent>| matches!(answer, Some(Sent::Applied | Sent::AlreadyThere));
+        self.answers.iter().enumerate().filter(move |(_, answer)| is_taken(answer)).map(|(item, _)| item)
+    }
+
+    /// Whether the failure of these items may lie in them: each failed so every time, and the destination took more of
+    /// the body than them. A body of one chunk has no neighbour here; it depends on its trial alone.
+    fn may_lie_in(&self, rejected: &[usize]) -> bool {
+        let is_alone = self.answers.len() == 1;
+        let are_few = self.taken().count() > rejected.len();
+        (is_alone || are_few) && rejected.iter().all(|&item| self.strikes[item].in_a_row > 0)
+    }
+
+    /// Refuses those of them that the trial convicts; false unless that is all of them.
+    fn convict(&mut self, rejected: &[usize], outcomes: &[BulkItem]) -> bool {
+        for (&item, verdict) in rejected.iter().zip(convicted(outcomes)) {
+            let times = self.strikes[item].in_a_row + 1;
+            if let Some(refusal) = verdict.filter(|_| times > STRIKES) {
+                let beside = "while the words of another chunk were read under the same id";
+                self.refuse(item, format!("{refusal} ({times} times in a row, {beside})"));
+            }
+        }
+        rejected.iter().all(|&item| self.answers[item].is_some())
+    }
+
+    /// Why the first of these items that has no answer was rejected.
+    fn why(&self, rejected: &[usize]) -> String {
+        let open = rejected.iter().find(|&&item| self.answers[item].is_none());
+        let last = open.and_then(|&item| self.strikes[item].last.as_ref());
+        last.map(ToString::to_string).unwrap_or_default()
+    }
+
+    fn close(self) -> Result<Vec<Sent>, MergeError> {
+        let all: Option<Vec<Sent>> = self.answers.into_iter().collect();
+        all.ok_or_else(|| MergeError::Internal("a bulk item was left without an answer".to_owned()))
+    }
+}
+
+impl Strikes {
+    fn add(&mut self, refusal: BulkRefusal) {
+        self.in_a_row = if refusal.may_lie_in_chunk() { self.in_a_row + 1 } else { 0 };
+        self.last = Some(refusal);
+    }
+}
+
+/// Exponential with full jitter: the workers of all processes must not come back together.
+fn backoff(attempt: u32) -> Duration {
+    let most = 100_u64.saturating_mul(1 << attempt.min(7));
+    Duration::from_millis(rand::rng().random_range(most / 2..=most))
+}
+
+#[cfg(test)]
+#[path = "send_tests.rs"]
+mod tests;
