@@ -31,6 +31,8 @@ impl Server {
             }
             let settings = BTreeMap::from([
                 ("reindex.remote.whitelist".to_owned(), "\"127.0.0.1:*\"".to_owned()),
+                // One request of `_reindex` holds a scroll for each of its sources; by default 500 are allowed.
+                ("search.max_open_scroll_context".to_owned(), "100000".to_owned()),
                 // Only for filling: thousands of indices are created much faster.
                 ("cluster.routing.allocation.node_initial_primaries_recoveries".to_owned(), "100".to_owned()),
             ]);

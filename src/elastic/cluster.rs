@@ -159,7 +159,12 @@ fn identity(answer: &[u8]) -> Result<(Version, String, String)> {
         let begin = shortened(&String::from_utf8_lossy(answer.get(..200).unwrap_or(answer)));
         unsupported(&format!("this is not Elasticsearch; it answers: {begin}"))
     };
-    let root: Root = serde_json::from_slice(answer).map_err(|e| not_elasticsearch().with_source(e))?;
+    let cut_off = || ElasticError::bad_answer(CONNECTING, "the answer ends in the middle");
+    let root: Root = serde_json::from_slice(answer).map_err(|e| {
+        // What was cut off on its way says nothing about who sent it.
+        let error = if e.is_eof() && !answer.is_empty() { cut_off() } else { not_elasticsearch() };
+        error.with_source(e)
+    })?;
     let number = root.version.ok_or_else(not_elasticsearch)?;
     if let Some(distribution) = number.distribution {
         return Err(unsupported(&format!("this is {distribution}, not Elasticsearch")));
@@ -264,6 +269,15 @@ mod tests {
         assert!(identity(other.as_bytes()).unwrap_err().to_string().contains("opensearch"));
         for bad in ["<html>", "{}", "[]", ""] {
             assert_eq!(identity(bad.as_bytes()).unwrap_err().category(), ErrorCategory::Unsupported);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_off_says_nothing_about_who_sent_it() {
+        let answer = root("9.4.3");
+        for end in 1..answer.len() {
+            let error = identity(&answer.as_bytes()[..end]).unwrap_err();
+            assert_eq!(error.category(), ErrorCategory::BadAnswer, "{end}");
         }
     }
 

@@ -44,6 +44,12 @@ pub(crate) fn elapsed(start: Timestamp, end: Timestamp) -> Duration {
     Duration::try_from(end.duration_since(start)).unwrap_or(Duration::ZERO)
 }
 
+/// The time between two moments, whichever comes first.
+#[must_use]
+pub(crate) fn apart(one: Timestamp, other: Timestamp) -> Duration {
+    one.duration_since(other).unsigned_abs()
+}
+
 /// The name of an index as it is stored: checked before it was, so it can only be wrong by other hands.
 fn stored_index(name: &str) -> Result<IndexName, MergeError> {
     IndexName::parse(name)

@@ -64,10 +64,12 @@ pub struct DestinationSeen {
 }
 
 impl Observation {
-    /// How far the destination may be behind the sources, once the units of the last pass are done.
+    /// How far the destination may be behind the sources, once the units of the last pass are done. Not known, and
+    /// so the longest there is, before the first pass and when the clock was set back since the last one.
     #[must_use]
     pub fn lag(&self, now: Timestamp) -> Duration {
-        self.pass_taken_at.map_or(Duration::MAX, |taken| super::elapsed(taken, now))
+        let taken = self.pass_taken_at.filter(|&taken| taken <= now);
+        taken.map_or(Duration::MAX, |taken| super::elapsed(taken, now))
     }
 }
 

@@ -114,6 +114,9 @@ const HELPING: Duration = Duration::from_secs(1);
 /// How often drained shards are looked for: writers are refused meanwhile.
 const DRAINING: Duration = Duration::from_millis(100);
 
+/// The longest pause between two attempts to cut over.
+pub(super) const CUTOVER_RETRY_MAX: Duration = Duration::from_mins(30);
+
 /// The next actions of a merge. Total: every observation has a plan.
 #[must_use]
 pub fn plan(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
@@ -238,8 +241,10 @@ fn synced(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
             "follows the sources until spec.cutover.hold is false".to_owned(),
         );
     }
+    // Further away than any pause: the clock was set back since.
     if let Some(retry_at) = seen.cutover.retry_at
         && retry_at > now
+        && super::elapsed(now, retry_at) <= CUTOVER_RETRY_MAX
     {
         if lag >= pace {
             return next_pass;
@@ -260,7 +265,8 @@ fn synced(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
 /// A transaction: blocked, drained, last pass, compared, judged - or the blocks come off again.
 fn cutting_over(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     let cutover = &seen.cutover;
-    let age = cutover.started_at.map_or(Duration::ZERO, |start| super::elapsed(start, now));
+    // Also when it began far in the future: then the clock was set back, and nobody knows how long writers waited.
+    let age = cutover.started_at.map_or(Duration::ZERO, |start| super::apart(start, now));
     if age > spec.cutover.timeout && seen.verdict.is_none() {
         let reason = format!("not done within spec.cutover.timeout ({} s)", spec.cutover.timeout.as_secs());
         return go(vec![Action::RestWorkers, Action::AbandonCutover(reason), Action::Enter(Phase::Synced)]);

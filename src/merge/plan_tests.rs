@@ -308,6 +308,30 @@ fn a_cutover_that_takes_too_long_is_given_up() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_keeps_no_writer_waiting_and_no_pass_away() {
+    let mut world = World::new(GraphMemo::Direct, 0, true);
+    world.spec.cutover.hold = true;
+    while world.seen.phase != Phase::Synced || !world.step(usize::MAX).actions.is_empty() {}
+    let back = |world: &mut World| world.now = world.now.checked_sub(SignedDuration::from_hours(24)).unwrap();
+    back(&mut world);
+    assert_eq!(world.seen.lag(world.now), Duration::MAX, "what was read a day from now says nothing");
+    assert!(world.step(usize::MAX).actions.contains(&Action::PlanPass(UnitKind::Copy)));
+
+    world.spec.cutover.hold = false;
+    while world.seen.blocked_sources == 0 {
+        world.step(usize::MAX);
+    }
+    back(&mut world);
+    world.step(usize::MAX);
+    assert_eq!((world.seen.phase, world.seen.blocked_sources), (Phase::Synced, 0));
+    world.seen.cutover.retry_at = world.now.checked_add(SignedDuration::from_mins(5)).ok();
+    assert_eq!(world.step(usize::MAX).waiting.map(|waiting| waiting.reason), None, "a pass is due first");
+    world.walk(&[]);
+    back(&mut world);
+    assert_eq!(world.walk(&[]), Phase::Completed);
+}
+
+#[test]
 fn units_that_all_fail_are_reported_as_waiting() {
     let mut world = World::new(GraphMemo::Direct, 0, true);
     world.seen.phase = Phase::Copying;

@@ -153,7 +153,9 @@ pub(super) fn report(inputs: &Inputs<'_>, pace: &mut Pace) -> Report {
         phase,
         next: inputs.next,
         progress: progress(seen.phase, rows, pace, now),
-        lag: matches!(seen.phase, Phase::Synced | Phase::CuttingOver).then(|| seen.lag(now)),
+        lag: matches!(seen.phase, Phase::Synced | Phase::CuttingOver)
+            .then(|| seen.lag(now))
+            .filter(|&lag| lag < Duration::MAX),
         destination: rows
             .memo
             .destination

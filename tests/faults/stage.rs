@@ -48,7 +48,8 @@ impl Stage {
             Merge::new(source, destination, &self.parts.postgres, number).await.expect("the servers answer");
         let options = odd::Options { documents: 10, chunks: 16, ..odd::Options::default() };
         merge.fill(&options).await.expect("the source is filled");
-        let writer = Some(merge.write(11, 10));
+        // Slower than the slowest merge here copies: it must be able to catch up.
+        let writer = Some(merge.write(11, 3));
         let ways = merge.ways(5).expect("the proxies start");
         Scene { merge, ways, writer }
     }

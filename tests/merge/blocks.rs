@@ -7,7 +7,7 @@ use crate::scene::{DIMENSIONS, Flavor, Scene};
 use crate::session::Session;
 use crate::shelf::Shelf;
 
-async fn is_blocked(scene: &Scene, index: &str) -> bool {
+pub async fn is_blocked(scene: &Scene, index: &str) -> bool {
     let path = format!("/{index}/_settings/index.blocks.write?flat_settings=true");
     let settings = scene.source_cluster.get(&path).await.unwrap();
     settings[index]["settings"]["index.blocks.write"] == "true"

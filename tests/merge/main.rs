@@ -4,6 +4,7 @@
 
 mod blocks;
 mod comings;
+mod cutover;
 mod deletions;
 mod foreign;
 #[allow(dead_code)] // shared with other tests

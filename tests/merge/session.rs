@@ -35,6 +35,12 @@ impl Session {
         self.end().await
     }
 
+    /// Ends it at once, wherever it is.
+    pub async fn kill(self) {
+        self.signal("KILL");
+        self.end().await;
+    }
+
     fn signal(&self, name: &str) {
         let done = std::process::Command::new("kill")
             .args([format!("-{name}"), self.pid.to_string()])

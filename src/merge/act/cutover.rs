@@ -16,13 +16,12 @@ use crate::merge::error::MergeError;
 use crate::merge::memo::{CutoverMemo, Rechecked};
 use crate::merge::observe::{active, parse_memo};
 use crate::merge::phase::Phase;
+use crate::merge::plan::CUTOVER_RETRY_MAX;
 use crate::merge::valid::{SourceWrites, ValidMerge};
 use crate::state::{SourceId, SourceRow};
 
-/// The pause before the second attempt; doubled at each further one, at most [`RETRY_MAX`].
+/// The pause before the second attempt; doubled at each further one, at most [`CUTOVER_RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_secs(30);
-/// See [`RETRY_FIRST`].
-const RETRY_MAX: Duration = Duration::from_mins(30);
 
 /// Opens an attempt.
 pub(super) async fn begin(engine: &Engine, now: Timestamp) -> Result<(), MergeError> {
@@ -138,7 +137,8 @@ pub(super) async fn abandon(engine: &Engine, reason: &str, now: Timestamp) -> Re
     engine
         .edit_memo(|memo| {
             let attempts = memo.cutover.attempts;
-            let pause = RETRY_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(8)).min(RETRY_MAX);
+            let pause =
+                RETRY_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(8)).min(CUTOVER_RETRY_MAX);
             let retry_at = now.checked_add(SignedDuration::try_from(pause).unwrap_or_default()).ok();
             memo.cutover = CutoverMemo {
                 attempts,

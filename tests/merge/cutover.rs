@@ -1,0 +1,172 @@
+//! A cutover that does not come to its end: given up, killed, suspended, or begun under a clock that jumps. Writers are
+//! served again or the verdict is there; in the end nothing is missing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use es_index_merge::api::EsIndexMerge;
+use es_index_merge::merge::secrets::{self, SecretProblem, SecretSource};
+use es_index_merge::merge::{Engine, Next, Phase, ValidMerge};
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use crate::blocks::is_blocked;
+use crate::deletions::held;
+use crate::scene::{DIMENSIONS, Flavor, Scene};
+use crate::session::Session;
+use crate::shelf::Shelf;
+
+/// Chunks that are left for the last pass.
+const LATE: i64 = 60;
+
+/// The manifest of a merge that cuts over at once, and takes that many chunks a second.
+fn crawling(scene: &Scene, per_second: u32, timeout: &str) -> String {
+    let cutover = format!(
+        "  workers: {{maxDocumentsPerSecond: {per_second}}}\n  cutover:\n    maxLag: 1h\n    timeout: {timeout}\n"
+    );
+    scene.manifest(DIMENSIONS).replace("  cutover:\n    maxLag: 5s\n", &cutover)
+}
+
+/// A merge that is in step with its source but for some late chunks, and no process.
+async fn with_late_chunks<'a>(scene: &'a Scene) -> Shelf<'a> {
+    let _tables = Shelf::tables(scene).await;
+    let shelf = Shelf::create(scene, scene.first_id, 1).await;
+    shelf.put_document(scene.first_id, 5, "there from the start").await;
+    let session = Session::start(&held(&scene.manifest(DIMENSIONS))).await;
+    scene.wait_for_phase("Synced").await;
+    scene.wait_for_a_whole_pass().await;
+    session.stop().await;
+    shelf.put_document(scene.first_id + 1, LATE, "late").await;
+    shelf
+}
+
+async fn wait_for_block(scene: &Scene, shelf: &Shelf<'_>) {
+    scene.wait_for("the write block", async || is_blocked(scene, &shelf.index).await.then_some(())).await;
+}
+
+async fn completes(scene: &Scene, shelf: &Shelf<'_>) {
+    let run = scene.run(&scene.manifest(DIMENSIONS)).await;
+    assert!(run.success, "{run:?}");
+    assert!(is_blocked(scene, &shelf.index).await, "writers were never refused");
+    let verdict = scene.check(DIMENSIONS).await;
+    assert!(verdict.is_good(), "{verdict}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_takes_longer_than_its_timeout_serves_writers_again_and_is_tried_again() {
+    let scene = Scene::new(Flavor::V8, Flavor::V8).await;
+    let shelf = with_late_chunks(&scene).await;
+    let session = Session::start(&crawling(&scene, 3, "10s")).await;
+    wait_for_block(&scene, &shelf).await;
+    scene
+        .wait_for("the block to be lifted", async || (!is_blocked(&scene, &shelf.index).await).then_some(()))
+        .await;
+    shelf.put_document(scene.first_id + 2, 1, "writers are served again").await;
+    let query = "SELECT phase = 'Synced' AND memo->'cutover'->>'last_failure' LIKE '%spec.cutover.timeout%'
+                 FROM es_index_merge.merge";
+    scene
+        .wait_for("the reason", async || {
+            let is_told: Option<bool> = sqlx::query_scalar(query).fetch_one(&scene.pool).await.unwrap();
+            is_told.filter(|told| *told)
+        })
+        .await;
+    scene
+        .wait_for("the next attempt, which may be refused writes too", async || {
+            is_blocked(&scene, &shelf.index).await.then_some(())
+        })
+        .await;
+    let run = session.stop().await;
+    assert!(run.output.contains("not done within spec.cutover.timeout"), "{run:?}");
+    completes(&scene, &shelf).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_whose_process_is_killed_goes_on_in_the_next_process() {
+    let scene = Scene::new(Flavor::V8, Flavor::V8).await;
+    let shelf = with_late_chunks(&scene).await;
+    let session = Session::start(&crawling(&scene, 1, "5m")).await;
+    wait_for_block(&scene, &shelf).await;
+    session.kill().await;
+    assert_eq!(scene.phase().await.as_deref(), Some("CuttingOver"));
+    completes(&scene, &shelf).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_suspended_serves_writers_again() {
+    let scene = Scene::new(Flavor::V8, Flavor::V8).await;
+    let shelf = with_late_chunks(&scene).await;
+    let manifest = crawling(&scene, 1, "5m");
+    let session = Session::start(&manifest).await;
+    wait_for_block(&scene, &shelf).await;
+    session.stop().await;
+    let suspended = scene.run(&manifest.replace("spec:\n", "spec:\n  suspend: true\n")).await;
+    assert!(suspended.output.contains("Suspended"), "{suspended:?}");
+    assert!(!is_blocked(&scene, &shelf.index).await, "writers are refused while nobody works");
+    shelf.put_document(scene.first_id + 2, 3, "written while suspended").await;
+    completes(&scene, &shelf).await;
+}
+
+/// A merge and its secrets.
+struct Manifest {
+    merge: EsIndexMerge,
+    secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+}
+
+impl Manifest {
+    fn parse(text: &str) -> Manifest {
+        let mut secrets = BTreeMap::new();
+        let mut merge = None;
+        for document in serde_yaml_ng::Deserializer::from_str(text) {
+            let value = Value::deserialize(document).unwrap();
+            if value["kind"] == "EsIndexMerge" {
+                merge = Some(serde_json::from_value(value).unwrap());
+                continue;
+            }
+            let keys = value["stringData"].as_object().unwrap().iter();
+            let keys = keys.map(|(key, text)| (key.clone(), text.as_str().unwrap().as_bytes().to_vec()));
+            secrets.insert(value["metadata"]["name"].as_str().unwrap().to_owned(), keys.collect());
+        }
+        Manifest { merge: merge.expect("a merge"), secrets }
+    }
+}
+
+impl SecretSource for Manifest {
+    async fn read(&self, name: &str) -> Result<BTreeMap<String, Vec<u8>>, SecretProblem> {
+        let missing = || SecretProblem::Missing { place: "the manifest".to_owned() };
+        self.secrets.get(name).cloned().ok_or_else(missing)
+    }
+}
+
+/// Nothing may be missed, held for a day or lifted too late for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_days_forth_and_back_changes_nothing() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = with_late_chunks(&scene).await;
+    let manifest = Manifest::parse(&scene.manifest(DIMENSIONS));
+    let spec = &manifest.merge.spec;
+    let merge = ValidMerge::parse("cli/first", spec).expect("the spec is valid");
+    let found = secrets::resolve(spec, &manifest).await.expect("the secrets are there");
+    let engine = Engine::open(merge, found, "jumping".to_owned()).await.expect("everything answers");
+    let steps = async {
+        for step in 0.. {
+            // At the first steps each time; then it stays wrong.
+            let jump = [0, 24, -24, 3, -1, 400 * 24, 2, -400 * 24][if step < 24 { step % 8 } else { 7 }];
+            let now = Timestamp::now().checked_add(SignedDuration::from_hours(jump)).unwrap();
+            let report = engine.step(now).await.expect("a step");
+            match report.next {
+                _ if report.phase == Phase::Completed => return,
+                Next::Now => {}
+                Next::After(_) | Next::Settled => {
+                    let longest = Duration::from_millis(500);
+                    let _ = tokio::time::timeout(longest, engine.progressed()).await;
+                }
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(3), steps).await.expect("it gets to the end");
+    engine.stop().await;
+    assert!(is_blocked(&scene, &shelf.index).await);
+    let verdict = scene.check(DIMENSIONS).await;
+    assert!(verdict.is_good(), "{verdict}");
+}
