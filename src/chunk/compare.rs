@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 
 use super::{
-    DocumentFacts, Parsed, Refusal,
+    DocumentFacts, Input, Parsed, Refusal, Transform,
     decimal::is_same_number,
     metadata::Kept,
-    parsed::embedding,
+    parsed::parse_accepted,
     scan::{Scanner, Value},
     text::Text,
-    vector::Vector,
+    vector::{Vector, Written},
 };
 
 /// The longest piece of a value that a difference quotes, in characters.
@@ -57,7 +57,35 @@ pub fn compare(
     document: Option<&DocumentFacts>,
     actual: &Actual<'_>,
 ) -> Result<(), Difference> {
-    let mut found = Found::read(parsed, actual)?;
+    compare_by(parsed, document, actual, same_vector)
+}
+
+/// Whether a chunk that [`parse`] accepted before is what the destination has, its embedding in the very same text.
+/// Fast, and sure where it says yes. Otherwise the two may still be equal: [`compare`] tells.
+///
+/// [`parse`]: super::parse
+#[must_use]
+pub fn is_same_text(
+    transform: &Transform,
+    input: Input<'_>,
+    document: Option<&DocumentFacts>,
+    actual: &Actual<'_>,
+) -> bool {
+    let same_text = |expected: &Vector<'_>, found: Option<Written<'_>>| {
+        let is_same = found.is_some_and(|found| expected.is_written_as(&found));
+        if is_same { Ok(()) } else { Err(Difference::new("embedding", "the same text", "another")) }
+    };
+    parse_accepted(transform, input)
+        .is_ok_and(|parsed| compare_by(&parsed, document, actual, same_text).is_ok())
+}
+
+fn compare_by(
+    parsed: &Parsed<'_>,
+    document: Option<&DocumentFacts>,
+    actual: &Actual<'_>,
+    same_vector: impl Fn(&Vector<'_>, Option<Written<'_>>) -> Result<(), Difference>,
+) -> Result<(), Difference> {
+    let mut found = Found::read(actual)?;
     for (field, expected) in
         [("id", parsed.id), ("collection_id", parsed.collection_id), ("document_id", parsed.document_id)]
     {
@@ -68,7 +96,7 @@ pub fn compare(
     let name = resolved.name.as_deref().map(|raw| Value::Text(Text::scanned(raw)));
     same_value("document_name", name, found.fields.remove("document_name"))?;
     same_value("content", Some(Value::Text(parsed.content)), found.fields.remove("content"))?;
-    same_vector(&parsed.vector, found.vector.as_ref())?;
+    same_vector(&parsed.vector, found.vector)?;
     same_metadata(parsed, found.fields.remove("metadata"))?;
     let created = resolved.created.map(|moment| format!("\"{}\"", moment.to_iso()));
     let created = created.as_deref().map(|raw| Value::Text(Text::scanned(raw)));
@@ -82,35 +110,26 @@ pub fn compare(
 struct Found<'a> {
     /// All but the embedding.
     fields: BTreeMap<String, Value<'a>>,
-    vector: Option<Vector<'a>>,
+    vector: Option<Written<'a>>,
 }
 
 impl<'a> Found<'a> {
-    fn read(parsed: &Parsed<'_>, actual: &Actual<'a>) -> Result<Self, Difference> {
-        let size = parsed.vector.values.len();
-        let unreadable = |refusal: &Refusal| {
-            let field = if refusal.class == super::RefusalClass::Vector { "embedding" } else { "_source" };
-            Difference::new(field, "a readable value", &refusal.reason)
-        };
+    fn read(actual: &Actual<'a>) -> Result<Self, Difference> {
         let text = std::str::from_utf8(actual.source)
             .map_err(|_| Difference::new("_source", "UTF-8", "other bytes"))?;
         let mut found = Self { fields: BTreeMap::new(), vector: None };
         Scanner::new(text)
             .document(|scanner, key| {
                 let key = key.decode().unwrap_or_default().into_owned();
-                if key == "embedding" {
-                    found.vector = embedding(scanner, size)?;
-                } else {
-                    found.fields.insert(key, scanner.value()?);
+                match (key.as_str(), scanner.value()?) {
+                    ("embedding", Value::Null) => {}
+                    ("embedding", value) => found.vector = Some(Written::InSource(value)),
+                    (_, value) => drop(found.fields.insert(key, value)),
                 }
                 Ok::<(), Refusal>(())
             })
-            .map_err(|refusal| unreadable(&refusal))?;
-        if found.vector.is_none()
-            && let Some(encoded) = actual.vector
-        {
-            found.vector = Some(Vector::read_encoded(encoded, size).map_err(|refusal| unreadable(&refusal))?);
-        }
+            .map_err(|refusal| Difference::new("_source", "a readable value", &refusal.reason))?;
+        found.vector = found.vector.or(actual.vector.map(Written::Encoded));
         Ok(found)
     }
 }
@@ -140,11 +159,17 @@ fn says_same(wanted: Value<'_>, found: Value<'_>) -> bool {
     }
 }
 
-fn same_vector(expected: &Vector<'_>, actual: Option<&Vector<'_>>) -> Result<(), Difference> {
-    let Some(actual) = actual else {
+fn same_vector(expected: &Vector<'_>, found: Option<Written<'_>>) -> Result<(), Difference> {
+    let Some(found) = found else {
         return Err(Difference::new("embedding", "an embedding", NOTHING));
     };
-    match expected.first_difference(actual) {
+    if expected.is_written_as(&found) {
+        return Ok(());
+    }
+    let actual = found
+        .read(expected.values.len())
+        .map_err(|refusal| Difference::new("embedding", "a readable value", &refusal.reason))?;
+    match expected.first_difference(&actual) {
         None => Ok(()),
         Some(at) => {
             let quote = |values: &[f32]| values.get(at).map(ToString::to_string).unwrap_or_default();

@@ -34,7 +34,7 @@ mod vector;
 use jiff::Timestamp;
 
 pub use self::{
-    compare::{Actual, Difference, compare},
+    compare::{Actual, Difference, compare, is_same_text},
     contract::{Contract, Language, UnknownName},
     index::{IndexSpec, differences, index_body},
     parsed::{Parsed, key_of, parse},

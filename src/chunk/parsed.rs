@@ -45,15 +45,33 @@ pub(super) struct Resolved<'a> {
     pub cuts: Cuts,
 }
 
+/// Whether the numbers of an embedding are looked at.
+#[derive(Clone, Copy, Debug)]
+enum Reading {
+    /// They are read and checked.
+    Checked,
+    /// They were checked before: their text is taken as it stands.
+    AsText,
+}
+
 /// Reads and checks a chunk.
 ///
 /// # Errors
 /// [`Refusal`]: it must not be indexed; the same input is refused each time.
 pub fn parse<'a>(transform: &Transform, input: Input<'a>) -> Result<Parsed<'a>, Refusal> {
+    parse_as(transform, input, Reading::Checked)
+}
+
+/// As [`parse`], for a chunk that it accepted before: the numbers of the embedding are not read, only their text.
+pub(super) fn parse_accepted<'a>(transform: &Transform, input: Input<'a>) -> Result<Parsed<'a>, Refusal> {
+    parse_as(transform, input, Reading::AsText)
+}
+
+fn parse_as<'a>(transform: &Transform, input: Input<'a>, reading: Reading) -> Result<Parsed<'a>, Refusal> {
     let text = std::str::from_utf8(input.source)
         .map_err(|_| Refusal::new(RefusalClass::NotJson, "_source is not UTF-8"))?;
     let mut cuts = Cuts::default();
-    let fields = Fields::read(text, *transform, &mut cuts)?;
+    let fields = Fields::read(text, *transform, reading, &mut cuts)?;
 
     let metadata = match fields.metadata {
         Some(Ok(metadata)) => metadata,
@@ -68,7 +86,10 @@ pub fn parse<'a>(transform: &Transform, input: Input<'a>) -> Result<Parsed<'a>, 
     let content = content(fields.content)?;
     let vector = match (fields.vector, input.vector) {
         (Some(vector), _) => vector,
-        (None, Some(encoded)) => Vector::read_encoded(encoded, transform.vector_size as usize)?,
+        (None, Some(encoded)) => match reading {
+            Reading::Checked => Vector::read_encoded(encoded, transform.vector_size as usize)?,
+            Reading::AsText => Vector::encoded_as_text(encoded),
+        },
         (None, None) => return Err(Refusal::new(RefusalClass::Vector, "there is no embedding")),
     };
     let name =
@@ -98,7 +119,7 @@ pub fn key_of(source: &[u8]) -> Result<String, Refusal> {
         .map_err(|_| Refusal::new(RefusalClass::NotJson, "_source is not UTF-8"))?;
     let keys_only =
         Transform { contract: Contract::OpenGateRAG, vector_size: 0, vector_form: VectorForm::Json };
-    let fields = Fields::read(text, keys_only, &mut Cuts::default())?;
+    let fields = Fields::read(text, keys_only, Reading::AsText, &mut Cuts::default())?;
     let Some(Ok(metadata)) = fields.metadata else {
         return Err(key_refusal("metadata is absent or no object, so there is no document_id"));
     };
@@ -195,7 +216,7 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn read(text: &'a str, transform: Transform, cuts: &mut Cuts) -> Result<Self, Refusal> {
+    fn read(text: &'a str, transform: Transform, reading: Reading, cuts: &mut Cuts) -> Result<Self, Refusal> {
         let mut fields = Self::default();
         let mut seen = [false; 4];
         Scanner::new(text).document(|scanner, key| {
@@ -209,7 +230,12 @@ impl<'a> Fields<'a> {
             match key.as_ref() {
                 "id" => fields.id = Some(scanner.value()?),
                 "content" => fields.content = Some(scanner.value()?),
-                "embedding" => fields.vector = embedding(scanner, transform.vector_size as usize)?,
+                "embedding" => {
+                    fields.vector = match reading {
+                        Reading::Checked => embedding(scanner, transform.vector_size as usize)?,
+                        Reading::AsText => Vector::as_text(scanner.value()?),
+                    }
+                }
                 "metadata" if scanner.peek() == Some(b'{') => {
                     fields.metadata = Some(Ok(Metadata::read(scanner, transform.contract, cuts)?));
                 }
@@ -229,7 +255,7 @@ impl<'a> Fields<'a> {
 }
 
 /// The value at the scanner's position as an embedding; a null is none.
-pub(super) fn embedding<'a>(scanner: &mut Scanner<'a>, size: usize) -> Result<Option<Vector<'a>>, Refusal> {
+fn embedding<'a>(scanner: &mut Scanner<'a>, size: usize) -> Result<Option<Vector<'a>>, Refusal> {
     if scanner.peek() == Some(b'[') {
         return Vector::read_list(scanner, size).map(Some);
     }

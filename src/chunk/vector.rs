@@ -13,7 +13,7 @@ use base64::{
 use super::{
     float,
     refusal::{Refusal, RefusalClass},
-    scan::Scanner,
+    scan::{Scanner, Value},
     text::Text,
 };
 
@@ -61,6 +61,27 @@ enum Given<'a> {
     Base64(&'a str),
     /// Hexadecimal, `bf16`, unpadded: a form to read but not to pass on.
     Other,
+}
+
+/// An embedding as a server gives it back, not read yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Written<'a> {
+    /// A value in `_source`.
+    InSource(Value<'a>),
+    /// Doc values.
+    Encoded(&'a str),
+}
+
+impl<'a> Written<'a> {
+    /// Reads it.
+    pub(super) fn read(self, size: usize) -> Result<Vector<'a>, Refusal> {
+        match self {
+            Self::InSource(Value::List(raw)) => Vector::read_list(&mut Scanner::new(raw), size),
+            Self::InSource(Value::Text(text)) => Vector::read_string(text, size),
+            Self::InSource(_) => Err(refuse("the embedding is neither a list nor a string")),
+            Self::Encoded(text) => Vector::read_encoded(text, size),
+        }
+    }
 }
 
 fn refuse(reason: impl Into<String>) -> Refusal {
@@ -148,6 +169,30 @@ impl<'a> Vector<'a> {
             .collect();
         let is_padded = text.len().is_multiple_of(4);
         Self::checked(values, if is_padded { Given::Base64(text) } else { Given::Other }, size)
+    }
+
+    /// A value whose numbers are not looked at; only [`Vector::is_written_as`] may be asked of it. A null is none.
+    pub(super) fn as_text(value: Value<'a>) -> Option<Self> {
+        let given = match value {
+            Value::Null => return None,
+            Value::List(raw) => Given::List(raw),
+            _ => Given::Other,
+        };
+        Some(Self { values: Vec::new(), given, squared_length: 0.0 })
+    }
+
+    /// As [`Vector::as_text`], of doc values.
+    pub(super) fn encoded_as_text(text: &'a str) -> Self {
+        Self { values: Vec::new(), given: Given::Base64(text), squared_length: 0.0 }
+    }
+
+    /// Whether that is this vector in the very same text. If not, its numbers may still be the same.
+    pub(super) fn is_written_as(&self, found: &Written<'_>) -> bool {
+        match (&self.given, found) {
+            (Given::List(mine), Written::InSource(Value::List(theirs))) => mine == theirs,
+            (Given::Base64(mine), Written::Encoded(theirs)) => mine == theirs,
+            _ => false,
+        }
     }
 
     fn checked(values: Vec<f32>, given: Given<'a>, size: usize) -> Result<Self, Refusal> {

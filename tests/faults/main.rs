@@ -7,4 +7,5 @@ mod crashes;
 mod postgres;
 mod processes;
 mod servers;
+mod snapshots;
 mod stage;

@@ -165,9 +165,12 @@ fn transform_blocking(
 
 /// One chunk, parsed by the rules of the contract.
 pub(super) fn parse<'a>(rules: Transform, window: &ReadWindow, hit: &'a Hit) -> Result<Parsed<'a>, Refusal> {
-    let input =
-        Input { source: hit.source(), vector: hit.vector(), collection_id: window.unit.collection_id };
-    chunk::parse(&rules, input)
+    chunk::parse(&rules, input(window, hit))
+}
+
+/// A chunk as the contract takes it.
+pub(super) fn input<'a>(window: &ReadWindow, hit: &'a Hit) -> Input<'a> {
+    Input { source: hit.source(), vector: hit.vector(), collection_id: window.unit.collection_id }
 }
 
 /// Sends the bodies and books the outcome of every chunk.

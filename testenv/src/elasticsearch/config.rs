@@ -42,7 +42,7 @@ pub fn prepare(run: &Run, flavor: Flavor, program: &Path, options: &Options) -> 
     let folder = run.part_folder(flavor.part())?;
     let (config, data, logs, temporary) =
         (folder.join("config"), folder.join("data"), folder.join("logs"), folder.join("tmp"));
-    for made in [&config, &data, &logs, &temporary] {
+    for made in [&config, &data, &logs, &temporary, &folder.join("snapshots")] {
         places::open_folder(made)?;
     }
     for file in ["jvm.options", "log4j2.properties", "role_mapping.yml", "roles.yml"] {
@@ -143,6 +143,8 @@ fn settings(
         ("transport.host", "127.0.0.1".to_owned()),
         ("transport.port", transport.to_string()),
         ("path.data", data.display().to_string()),
+        // Snapshots may be kept there, under any relative location.
+        ("path.repo", data.with_file_name("snapshots").display().to_string()),
         ("path.logs", logs.display().to_string()),
         ("xpack.security.enabled", "true".to_owned()),
         ("xpack.security.enrollment.enabled", "false".to_owned()),
