@@ -311,7 +311,7 @@ fn a_cutover_that_takes_too_long_is_given_up() {
 fn a_clock_that_is_set_back_keeps_no_writer_waiting_and_no_pass_away() {
     let mut world = World::new(GraphMemo::Direct, 0, true);
     world.spec.cutover.hold = true;
-    while world.seen.phase != Phase::Synced || !world.step(usize::MAX).actions.is_empty() {}
+    while !world.step(usize::MAX).actions.is_empty() || world.seen.phase != Phase::Synced {}
     let back = |world: &mut World| world.now = world.now.checked_sub(SignedDuration::from_hours(24)).unwrap();
     back(&mut world);
     assert_eq!(world.seen.lag(world.now), Duration::MAX, "what was read a day from now says nothing");

@@ -21,19 +21,16 @@ async fn survives_lost_commits(cut: CommitCut) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet seen to pass"]
 async fn a_checkpoint_whose_commit_did_not_arrive_is_made_again() {
     survives_lost_commits(CommitCut::Before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet seen to pass"]
 async fn a_checkpoint_that_was_made_without_an_answer_counts_nothing_twice() {
     survives_lost_commits(CommitCut::After).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet seen to pass"]
 async fn goes_on_after_all_connections_were_cut_refused_and_stalled() {
     let stage = Stage::take().await;
     let scene = stage.scene().await;

@@ -11,7 +11,6 @@ use crate::stage::{SOON, Stage, slow};
 const BEYOND_THE_LEASE: Duration = Duration::from_secs(24);
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet seen to pass"]
 async fn four_processes_of_one_merge_do_no_harm() {
     let stage = Stage::take().await;
     let scene = stage.scene().await;
@@ -24,7 +23,6 @@ async fn four_processes_of_one_merge_do_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet seen to pass"]
 async fn a_process_that_was_paused_beyond_its_lease_does_no_harm() {
     let stage = Stage::take().await;
     let scene = stage.scene().await;
@@ -43,7 +41,6 @@ async fn a_process_that_was_paused_beyond_its_lease_does_no_harm() {
 /// them. It arrives when the others are past it, and brings back what is deleted. The comparison of counts before the
 /// verdict must find that.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet seen to pass"]
 async fn a_late_bulk_brings_back_no_chunk_that_was_deleted_meanwhile() {
     let stage = Stage::take().await;
     let scene = stage.scene().await;
