@@ -13,6 +13,8 @@ mod memo;
 mod observe;
 mod phase;
 mod plan;
+#[cfg(test)]
+mod plan_properties;
 mod preflight;
 mod progress;
 mod report;
