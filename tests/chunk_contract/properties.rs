@@ -9,6 +9,8 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+mod any_json;
+
 const SIZE: usize = 3;
 
 fn transform(contract: Contract, vector_form: VectorForm) -> Transform {
