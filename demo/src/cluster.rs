@@ -160,6 +160,11 @@ impl Cluster {
         self.require(Method::POST, path, Some(body)).await
     }
 
+    /// `POST path` without a body, requiring a 2xx.
+    pub async fn post_empty(&self, path: &str) -> Result<Value> {
+        self.require(Method::POST, path, None).await
+    }
+
     /// `PUT path` with JSON, requiring a 2xx.
     pub async fn put(&self, path: &str, body: &Value) -> Result<Value> {
         self.require(Method::PUT, path, Some(body)).await

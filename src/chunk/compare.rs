@@ -75,7 +75,7 @@ pub fn is_same_text(
         let is_same = found.is_some_and(|found| expected.is_written_as(&found));
         if is_same { Ok(()) } else { Err(Difference::new("embedding", "the same text", "another")) }
     };
-    parse_accepted(transform, input)
+    parse_accepted(*transform, input)
         .is_ok_and(|parsed| compare_by(&parsed, document, actual, same_text).is_ok())
 }
 

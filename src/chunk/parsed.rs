@@ -59,19 +59,19 @@ enum Reading {
 /// # Errors
 /// [`Refusal`]: it must not be indexed; the same input is refused each time.
 pub fn parse<'a>(transform: &Transform, input: Input<'a>) -> Result<Parsed<'a>, Refusal> {
-    parse_as(transform, input, Reading::Checked)
+    parse_as(*transform, input, Reading::Checked)
 }
 
 /// As [`parse`], for a chunk that it accepted before: the numbers of the embedding are not read, only their text.
-pub(super) fn parse_accepted<'a>(transform: &Transform, input: Input<'a>) -> Result<Parsed<'a>, Refusal> {
+pub(super) fn parse_accepted(transform: Transform, input: Input<'_>) -> Result<Parsed<'_>, Refusal> {
     parse_as(transform, input, Reading::AsText)
 }
 
-fn parse_as<'a>(transform: &Transform, input: Input<'a>, reading: Reading) -> Result<Parsed<'a>, Refusal> {
+fn parse_as(transform: Transform, input: Input<'_>, reading: Reading) -> Result<Parsed<'_>, Refusal> {
     let text = std::str::from_utf8(input.source)
         .map_err(|_| Refusal::new(RefusalClass::NotJson, "_source is not UTF-8"))?;
     let mut cuts = Cuts::default();
-    let fields = Fields::read(text, *transform, reading, &mut cuts)?;
+    let fields = Fields::read(text, transform, reading, &mut cuts)?;
 
     let metadata = match fields.metadata {
         Some(Ok(metadata)) => metadata,

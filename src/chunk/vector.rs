@@ -189,8 +189,8 @@ impl<'a> Vector<'a> {
     /// Whether that is this vector in the very same text. If not, its numbers may still be the same.
     pub(super) fn is_written_as(&self, found: &Written<'_>) -> bool {
         match (&self.given, found) {
-            (Given::List(mine), Written::InSource(Value::List(theirs))) => mine == theirs,
-            (Given::Base64(mine), Written::Encoded(theirs)) => mine == theirs,
+            (Given::List(mine), Written::InSource(Value::List(theirs)))
+            | (Given::Base64(mine), Written::Encoded(theirs)) => mine == theirs,
             _ => false,
         }
     }

@@ -35,7 +35,7 @@ async fn a_red_source_is_named_and_the_others_go_on() {
     source.put(&settings, &away(Some("nowhere"))).await.expect("a setting");
     for step in ["_close", "_open"] {
         let path = format!("/{index}/{step}?wait_for_active_shards=0");
-        source.post(&path, &json!({})).await.expect("closed and opened");
+        source.post_empty(&path).await.expect("closed and opened");
     }
     let program = scene.run(&Tuning { hold: true, ..Tuning::default() });
     scene.reaches(&["Synced"]).await;

@@ -78,7 +78,7 @@ async fn a_destination_that_is_set_back_by_a_snapshot_is_mended() {
     keep(destination, &scene.merge.index).await;
     delete_every_chunk(&scene.merge.source_client, &index).await;
     followed(destination, &scene.merge.index, &index).await;
-    destination.post(&format!("/{}/_close", scene.merge.index), &json!({})).await.expect("closed");
+    destination.post_empty(&format!("/{}/_close", scene.merge.index)).await.expect("closed");
     set_back(destination, &scene.merge.index).await;
     program.stop().expect("it stops");
     program.set_manifest(&scene.merge.manifest(&scene.ways, &Tuning::default())).expect("a file");

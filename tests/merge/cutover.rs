@@ -29,7 +29,7 @@ fn crawling(scene: &Scene, per_second: u32, timeout: &str) -> String {
 }
 
 /// A merge that is in step with its source but for some late chunks, and no process.
-async fn with_late_chunks<'a>(scene: &'a Scene) -> Shelf<'a> {
+async fn with_late_chunks(scene: &Scene) -> Shelf<'_> {
     let _tables = Shelf::tables(scene).await;
     let shelf = Shelf::create(scene, scene.first_id, 1).await;
     shelf.put_document(scene.first_id, 5, "there from the start").await;

@@ -19,6 +19,8 @@ use crate::merge::error::MergeError;
 
 /// How often rejected items are sent again before the batch fails and is retried with backoff: about half a minute.
 const ITEM_RETRIES: u32 = 8;
+/// How often a body that was rejected as a whole is halved before the batch fails.
+const HALVINGS: u32 = 4;
 /// How many times in a row a chunk answers an error that may lie in it before it gets a trial.
 const STRIKES: u32 = 5;
 
@@ -51,6 +53,16 @@ pub(super) async fn send(shared: &Shared, body: BulkRequest) -> Result<Vec<Sent>
                 open.extend(halved(&mut ledger, &items, &error));
                 continue;
             }
+            // The whole body was rejected although it was tried again: with less of it at a time.
+            Err(error)
+                if error.category() == ErrorCategory::Overloaded
+                    && items.len() > 1
+                    && attempts < HALVINGS =>
+            {
+                shared.limits.overloaded();
+                open.extend(halves(&items, attempts + 1));
+                continue;
+            }
             Err(error) => return Err(fatal(shared, error)),
         };
         let rejected = ledger.book(&items, outcome.items);
@@ -62,7 +74,8 @@ pub(super) async fn send(shared: &Shared, body: BulkRequest) -> Result<Vec<Sent>
             shared.limits.overloaded();
         }
         if attempts < ITEM_RETRIES {
-            open.push(Part { items: rejected, attempts: attempts + 1 });
+            // In halves: what is too much at once for a server with little room may do in turn.
+            open.extend(halves(&rejected, attempts + 1));
             tokio::time::sleep(backoff(attempts + 1)).await;
         } else if !try_out(shared, &body, &mut ledger, &rejected).await? {
             return Err(MergeError::Destination(ElasticError::rejected(ledger.why(&rejected))));
@@ -82,8 +95,14 @@ fn halved(ledger: &mut Ledger, items: &[usize], error: &ElasticError) -> Vec<Par
         ledger.refuse(item, format!("the chunk alone is too large for a request: {error}"));
         return Vec::new();
     }
-    let (left, right) = items.split_at(items.len() / 2);
-    [right, left].map(|items| Part { items: items.to_vec(), attempts: 0 }).into()
+    halves(items, 0)
+}
+
+/// Two parts, of which the first is to be popped first; one alone stays one.
+fn halves(items: &[usize], attempts: u32) -> Vec<Part> {
+    let (left, right) = items.split_at(items.len().div_ceil(2));
+    let parts = [right, left].into_iter().filter(|items| !items.is_empty());
+    parts.map(|items| Part { items: items.to_vec(), attempts }).collect()
 }
 
 /// What a failed request means for the batch.
