@@ -11,9 +11,12 @@ TESTENV := $(CARGO_TARGET_DIR)/debug/testenv
 DEMO := $(CARGO_TARGET_DIR)/release/demo
 CHAOS := $(CARGO_TARGET_DIR)/release/chaos
 DENY := $(CACHE)/tools/bin/cargo-deny
+FUZZ := $(CACHE)/tools/bin/cargo-fuzz
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-questions demo-down test test-unit model chaos chaos-quick bench bench-quick bench-micro lint audit crd release testenv testenv-up testenv-down
+.PHONY: help demo demo-questions demo-down test test-unit model chaos chaos-quick bench bench-quick bench-micro fuzz lint audit crd release testenv testenv-up testenv-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +59,16 @@ model: ## Every state of the protocol, all faults at once (minutes)
 bench-micro: ## The hot path alone: time, throughput and allocations per page
 	$(CARGO) bench -p es-index-merge --features internals --bench hot_path
 
+# On the stable compiler, which has everything but the sanitizers. What is found on the way is kept in the cache; what
+# breaks a target is in fuzz/artifacts, and belongs into fuzz/corpus when it is mended.
+fuzz: $(FUZZ) ## Every reader of answers against what libFuzzer thinks up: FUZZ_SECONDS (60) for each of FUZZ_TARGETS
+	@export RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$(CACHE)/fuzz/target PATH="$(dir $(FUZZ)):$$PATH"; \
+	for target in $(FUZZ_TARGETS); do \
+	  mkdir -p $(CACHE)/fuzz/$$target && echo "fuzz: $$target" && \
+	  $(CARGO) fuzz run --sanitizer none $$target $(CACHE)/fuzz/$$target fuzz/corpus/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; \
+	done
+
 lint: $(if $(shell command -v cargo-deny),,$(DENY)) ## Formatting, clippy, licences, generated files
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
@@ -75,6 +88,10 @@ crd: ## Write the custom resource definition again, from the Rust types
 # Three minutes to build, once.
 $(DENY):
 	CARGO_TARGET_DIR=$(CACHE)/tools/target $(CARGO) install --locked --root $(CACHE)/tools cargo-deny@0.20.2
+	rm -rf $(CACHE)/tools/target
+
+$(FUZZ):
+	CARGO_TARGET_DIR=$(CACHE)/tools/target $(CARGO) install --locked --root $(CACHE)/tools cargo-fuzz@0.13.2
 	rm -rf $(CACHE)/tools/target
 
 # One set of packages for all of these, so that what one has built serves the others.

@@ -11,6 +11,9 @@ pub mod cli;
 pub mod collections;
 pub mod controller;
 pub mod elastic;
+#[cfg(any(test, feature = "internals"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod merge;
 pub mod metrics;
 mod postgres;

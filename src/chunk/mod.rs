@@ -24,6 +24,9 @@ mod date;
 mod decimal;
 mod float;
 mod index;
+#[cfg(any(test, feature = "internals"))]
+#[doc(hidden)]
+pub mod internals;
 mod metadata;
 mod parsed;
 mod refusal;

@@ -301,7 +301,7 @@ fn item(item: Item) -> Result<BulkItem> {
             }
         };
     };
-    let kind = error.kind.unwrap_or_default();
+    let kind = shortened(&error.kind.unwrap_or_default());
     let reason = shortened(&error.reason.unwrap_or_default());
     let of_target = || {
         let reason = format!("HTTP {}, {kind}: {reason}", result.status);
@@ -312,7 +312,9 @@ fn item(item: Item) -> Result<BulkItem> {
         status @ (429 | 500..=599) => Ok(BulkItem::Retry(BulkRefusal { status, kind, reason })),
         401 | 403 => of_target(),
         _ if kind == INDEX_NOT_FOUND || kind == INDEX_CLOSED => of_target(),
-        status => Ok(BulkItem::Refused(BulkRefusal { status, kind, reason })),
+        status @ 400..=499 => Ok(BulkItem::Refused(BulkRefusal { status, kind, reason })),
+        // No server says so: nothing may be concluded, least of all that the chunk is at fault.
+        status => Err(ElasticError::bad_answer(WRITING, format!("an item has status {status} and an error"))),
     }
 }
 

@@ -122,18 +122,7 @@ impl Cluster {
     /// Indices whose name this program cannot use (they date from versions with other rules) are passed over.
     pub async fn resolve(&self) -> Result<Vec<CatalogEntry>> {
         let call = Call::get(RESOLVING, "/_resolve/index/*").with("expand_wildcards", "open,closed,hidden");
-        let resolved: Resolved = self.ask(&call).await?;
-        let indices = resolved.indices.into_iter().filter_map(|index| {
-            let open = !index.attributes.iter().any(|attribute| attribute == "closed");
-            Some(CatalogEntry::Index { name: known(&index.name)?, open, aliases: index.aliases })
-        });
-        let aliases = resolved.aliases.into_iter().map(|alias| CatalogEntry::Alias {
-            name: alias.name,
-            indices: alias.indices.iter().filter_map(|name| known(name)).collect(),
-        });
-        let streams =
-            resolved.data_streams.into_iter().map(|stream| CatalogEntry::DataStream { name: stream.name });
-        Ok(indices.chain(aliases).chain(streams).collect())
+        entries(&self.send(&call).await?)
     }
 
     /// Settings and mapping of each index; those that do not exist are absent.
@@ -149,20 +138,7 @@ impl Cluster {
             };
             let (answer, asked) = self.send_for_existing(&group, call).await?;
             let Some(answer) = answer else { continue };
-            let mut described: BTreeMap<String, Described> = parse(DESCRIBING, &answer)?;
-            for name in asked {
-                let Some(index) = described.remove(name.as_str()) else {
-                    return Err(not_concrete(DESCRIBING, name));
-                };
-                let info =
-                    IndexInfo::new(index.mappings, index.settings, &index.defaults).ok_or_else(|| {
-                        ElasticError::bad_answer(
-                            DESCRIBING,
-                            format!("index `{name}` comes without its settings"),
-                        )
-                    })?;
-                found.insert(name.clone(), info);
-            }
+            found.extend(infos(&answer, &asked)?);
         }
         Ok(found)
     }
@@ -219,6 +195,35 @@ impl Cluster {
         let unique: BTreeSet<String> = missing.into_iter().collect();
         Ok(unique.into_iter().collect())
     }
+}
+
+/// Reads the answer of `GET /_resolve/index`.
+pub(super) fn entries(answer: &[u8]) -> Result<Vec<CatalogEntry>> {
+    let resolved: Resolved = parse(RESOLVING, answer)?;
+    let indices = resolved.indices.into_iter().filter_map(|index| {
+        let open = !index.attributes.iter().any(|attribute| attribute == "closed");
+        Some(CatalogEntry::Index { name: known(&index.name)?, open, aliases: index.aliases })
+    });
+    let aliases = resolved.aliases.into_iter().map(|alias| CatalogEntry::Alias {
+        name: alias.name,
+        indices: alias.indices.iter().filter_map(|name| known(name)).collect(),
+    });
+    let streams =
+        resolved.data_streams.into_iter().map(|stream| CatalogEntry::DataStream { name: stream.name });
+    Ok(indices.chain(aliases).chain(streams).collect())
+}
+
+/// Reads the answer of `GET /index` for these indices.
+pub(super) fn infos(answer: &[u8], asked: &[&IndexName]) -> Result<Vec<(IndexName, IndexInfo)>> {
+    let mut described: BTreeMap<String, Described> = parse(DESCRIBING, answer)?;
+    let info = |&name: &&IndexName| {
+        let index = described.remove(name.as_str()).ok_or_else(|| not_concrete(DESCRIBING, name))?;
+        let info = IndexInfo::new(index.mappings, index.settings, &index.defaults).ok_or_else(|| {
+            ElasticError::bad_answer(DESCRIBING, format!("index `{name}` comes without its settings"))
+        })?;
+        Ok((name.clone(), info))
+    };
+    asked.iter().map(info).collect()
 }
 
 /// The parts of `GET /index` that are used; the defaults alone would be ten kilobytes for each index.

@@ -153,7 +153,7 @@ struct Acknowledged {
     acknowledged: bool,
 }
 
-fn identity(answer: &[u8]) -> Result<(Version, String, String)> {
+pub(super) fn identity(answer: &[u8]) -> Result<(Version, String, String)> {
     let unsupported = |reason: &str| ElasticError::new(ErrorCategory::Unsupported, CONNECTING, reason);
     let not_elasticsearch = || {
         let begin = shortened(&String::from_utf8_lossy(answer.get(..200).unwrap_or(answer)));

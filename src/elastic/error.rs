@@ -108,13 +108,15 @@ impl ElasticError {
         Self::new(ErrorCategory::Unavailable, "read a part of a shard's log", reason)
     }
 
+    /// The reason may quote the answer, so it is made short and one line.
     pub(super) fn bad_answer(doing: &'static str, reason: impl Into<String>) -> Self {
-        Self::new(ErrorCategory::BadAnswer, doing, reason)
+        Self::new(ErrorCategory::BadAnswer, doing, shortened(&reason.into()))
     }
 
     /// An error the server described itself, as the answer's body (or a part of it) with its status.
     pub(super) fn from_server(doing: &'static str, status: u16, body: &[u8]) -> Self {
-        let cause = ServerError::parse(body);
+        let mut cause = ServerError::parse(body);
+        cause.kind = cause.kind.map(|kind| shortened(&kind));
         Self {
             category: category_of(status),
             doing,
@@ -384,6 +386,16 @@ mod tests {
         let error = ElasticError::from_server("read", 502, html.as_bytes());
         assert_eq!(error.category(), ErrorCategory::Unavailable);
         assert!(error.to_string().len() < 700);
+    }
+
+    #[test]
+    fn whatever_a_name_holds_an_error_is_one_short_line() {
+        let body = format!(r#"{{"error":{{"type":"a\u007f\n{}","reason":"r"}}}}"#, "x".repeat(5000));
+        let error = ElasticError::from_server("read", 500, body.as_bytes());
+        let bad = ElasticError::bad_answer("read", format!("id `\n{}`", "x".repeat(5000)));
+        for text in [error.to_string(), bad.to_string()] {
+            assert!(text.len() < 1500 && !text.chars().any(char::is_control), "{text}");
+        }
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl IndexInfo {
         let created = setting("index.version.created_string").or_else(|| setting("index.version.created"));
         Some(Self {
             uuid: IndexUuid(setting("index.uuid")?.to_owned()),
-            shards: setting("index.number_of_shards")?.parse().ok()?,
+            shards: setting("index.number_of_shards")?.parse().ok().filter(|shards| *shards > 0)?,
             created: created.and_then(created_version).unwrap_or(Version::new(0, 0, 0)),
             vectors_hidden: is_true("index.mapping.exclude_source_vectors"),
             source_complete: has_complete_source(&mapping, setting("index.mapping.source.mode")),
@@ -187,6 +187,17 @@ mod tests {
         assert!(!complete(json!({"_source": {"mode": "synthetic"}}), json!({})));
         assert!(!complete(json!({}), json!({"index.mapping.source.mode": "SYNTHETIC"})));
         assert!(complete(json!({}), json!({"index.mapping.source.mode": "STORED"})));
+    }
+
+    #[test]
+    fn an_index_without_shards_is_none() {
+        let of = |shards: &str| {
+            let Value::Object(all) = json!({"index.uuid": "u", "index.number_of_shards": shards}) else {
+                panic!("an object")
+            };
+            IndexInfo::new(json!({}), all, &Map::new()).map(|info| info.shards)
+        };
+        assert_eq!([of("3"), of("0"), of("-1"), of("x")], [Some(3), None, None, None]);
     }
 
     #[test]

@@ -3,12 +3,34 @@
 use bytes::Bytes;
 
 use super::bulk::{BulkOutcome, outcome};
+use super::catalog::{CatalogEntry, check_broadcast, entries, infos};
+use super::cluster::identity;
 use super::error::{ElasticError, Result};
-use super::shard_log::{Page, WindowRequest, pages};
+use super::info::IndexInfo;
+use super::lookup::{LogRange, Lookup, by_id, total};
+use super::names::{IndexName, ShardNumber, Version};
+use super::segments::{SegmentReport, reports};
+use super::shard_log::page::parse_many;
+use super::shard_log::{Page, ReadLane, WindowRequest, pages};
+use super::stats::{self, PrimaryStats};
+
+const FUZZING: &str = "fuzz";
 
 /// Takes the answer of an `_msearch` over these windows apart, and checks each page.
 pub fn read_pages(answer: &Bytes, requests: &[WindowRequest]) -> Result<Vec<Result<Page>>> {
     pages(answer, requests)
+}
+
+/// Reads the counts of these ranges.
+pub fn read_counts(answer: &Bytes, ranges: &[LogRange]) -> Result<Vec<Result<u64>>> {
+    let indices: Vec<&IndexName> = ranges.iter().map(|range| &range.index).collect();
+    let answers = parse_many(answer, &indices, |_| None)?;
+    Ok(answers.into_iter().zip(ranges).map(|(answer, range)| total(answer, range)).collect())
+}
+
+/// Reads the chunks that were looked up by their ids.
+pub fn read_lookup(answer: &Bytes, index: &IndexName, lane: &ReadLane) -> Result<Lookup> {
+    by_id(answer, index, lane)
 }
 
 /// Reads the answer of a bulk of so many items.
@@ -19,5 +41,45 @@ pub fn read_bulk_answer(answer: &[u8], sent: usize) -> Result<BulkOutcome> {
 /// Reads the body of an error.
 #[must_use]
 pub fn read_error(status: u16, body: &[u8]) -> ElasticError {
-    ElasticError::from_server("fuzz", status, body)
+    ElasticError::from_server(FUZZING, status, body)
+}
+
+/// Reads what a server says of itself: its version, its cluster's uuid and name.
+pub fn read_identity(answer: &[u8]) -> Result<(Version, String, String)> {
+    identity(answer)
+}
+
+/// Reads the catalog.
+pub fn read_catalog(answer: &[u8]) -> Result<Vec<CatalogEntry>> {
+    entries(answer)
+}
+
+/// Reads settings and mapping of an index.
+pub fn read_info(answer: &[u8], index: &IndexName) -> Result<IndexInfo> {
+    let found = infos(answer, &[index])?.pop();
+    found.map(|(_, info)| info).ok_or_else(|| ElasticError::bad_answer(FUZZING, "nothing was found"))
+}
+
+/// Reads the statistics of an index that has so many shards.
+pub fn read_stats(
+    answer: &[u8],
+    index: &IndexName,
+    shards: ShardNumber,
+) -> Result<Option<Vec<PrimaryStats>>> {
+    stats::read(answer, index, shards)
+}
+
+/// Reads how many shards an index has.
+pub fn read_shard_count(answer: &[u8], index: &IndexName) -> Result<ShardNumber> {
+    stats::read_shard_count(answer, index)
+}
+
+/// Reads the segments of an index.
+pub fn read_segments(answer: &[u8], index: &IndexName) -> Result<Vec<SegmentReport>> {
+    reports(answer, index)
+}
+
+/// Reads whether every copy of so many indices did what was asked.
+pub fn read_broadcast(answer: &[u8], indices: usize) -> Result<bool> {
+    check_broadcast(FUZZING, answer, indices).map(|copies| copies == super::catalog::Copies::All)
 }

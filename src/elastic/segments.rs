@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::call::Call;
 use super::catalog::not_concrete;
-use super::cluster::{Cluster, encoded};
+use super::cluster::{Cluster, encoded, parse};
 use super::error::Result;
 use super::names::{IndexName, ShardNumber};
 
@@ -101,16 +101,7 @@ impl Cluster {
     /// number of shards: a shard without an active primary is absent.
     pub async fn segments(&self, name: &IndexName) -> Result<Vec<SegmentReport>> {
         let call = Call::get(LISTING, format!("/{}/_segments", encoded(name.as_str())));
-        let mut answer: Answer = self.ask(&call).await?;
-        let index = answer.indices.remove(name.as_str()).ok_or_else(|| not_concrete(LISTING, name))?;
-        let reports = index.shards.into_iter().filter_map(|(shard, copies)| {
-            let primary = copies.into_iter().find(|copy| copy.routing.primary)?;
-            let mut segments: Vec<Segment> =
-                primary.segments.into_iter().map(|(name, raw)| segment(name, &raw)).collect();
-            segments.sort_by_key(|segment| segment.generation);
-            Some(SegmentReport { shard, segments })
-        });
-        Ok(reports.collect())
+        reports(&self.send(&call).await?, name)
     }
 
     /// Number of merges that run now, on all copies.
@@ -120,6 +111,20 @@ impl Cluster {
         let answer: MergeStats = self.ask(&call).await?;
         Ok(answer.all.total.merges.current)
     }
+}
+
+/// Reads the answer of `GET /index/_segments`.
+pub(super) fn reports(answer: &[u8], name: &IndexName) -> Result<Vec<SegmentReport>> {
+    let mut answer: Answer = parse(LISTING, answer)?;
+    let index = answer.indices.remove(name.as_str()).ok_or_else(|| not_concrete(LISTING, name))?;
+    let reports = index.shards.into_iter().filter_map(|(shard, copies)| {
+        let primary = copies.into_iter().find(|copy| copy.routing.primary)?;
+        let mut segments: Vec<Segment> =
+            primary.segments.into_iter().map(|(name, raw)| segment(name, &raw)).collect();
+        segments.sort_by_key(|segment| segment.generation);
+        Some(SegmentReport { shard, segments })
+    });
+    Ok(reports.collect())
 }
 
 fn segment(name: String, raw: &RawSegment) -> Segment {

@@ -167,11 +167,31 @@ impl Cluster {
 
 fn shard_count(counts: &ShardCounts, name: &IndexName) -> Result<(IndexUuid, ShardNumber)> {
     let index = counts.get(name.as_str()).ok_or_else(|| not_concrete(COUNTING, name))?;
-    let shards = index.settings.get("index.number_of_shards").and_then(|text| text.parse().ok());
+    // An index without a shard would look like one without a chunk.
+    let is_some = |shards: &ShardNumber| *shards > 0;
+    let shards =
+        index.settings.get("index.number_of_shards").and_then(|text| text.parse().ok()).filter(is_some);
     let uuid = index.settings.get("index.uuid").map(|uuid| IndexUuid(uuid.clone()));
     uuid.zip(shards).ok_or_else(|| {
         ElasticError::bad_answer(COUNTING, format!("index `{name}` comes without its number of shards"))
     })
+}
+
+/// Reads the answer of `_stats` alone, for an index that has so many shards; `None` if it is not in the answer.
+#[cfg(any(test, feature = "internals"))]
+pub(super) fn read(
+    answer: &[u8],
+    name: &IndexName,
+    shards: ShardNumber,
+) -> Result<Option<Vec<PrimaryStats>>> {
+    let mut stats: Stats = parse(COUNTING, answer)?;
+    stats.indices.remove(name.as_str()).map(|index| primaries(name, index, shards)).transpose()
+}
+
+/// Reads the answer that says how many shards an index has.
+#[cfg(any(test, feature = "internals"))]
+pub(super) fn read_shard_count(answer: &[u8], name: &IndexName) -> Result<ShardNumber> {
+    shard_count(&parse(COUNTING, answer)?, name).map(|(_, shards)| shards)
 }
 
 fn no_primary(name: &IndexName, shard: ShardNumber) -> ElasticError {
@@ -206,4 +226,23 @@ fn primaries(name: &IndexName, mut index: IndexStats, shards: ShardNumber) -> Re
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_index_without_shards_is_a_bad_answer() {
+        let name = IndexName::parse("a").unwrap();
+        let answer = |shards: &str| {
+            format!(r#"{{"a":{{"settings":{{"index.number_of_shards":"{shards}","index.uuid":"u"}}}}}}"#)
+        };
+        assert_eq!(read_shard_count(answer("2").as_bytes(), &name).unwrap(), 2);
+        for bad in ["0", "-1", "", "x"] {
+            let error = read_shard_count(answer(bad).as_bytes(), &name).unwrap_err();
+            assert_eq!(error.category(), ErrorCategory::BadAnswer, "{bad}");
+        }
+    }
 }

@@ -84,6 +84,7 @@ fn another_number_of_items_or_a_strange_one_is_a_bad_answer() {
         r#"{"errors":false}"#,
         r#"{"errors":false,"items":[{"index":{"status":201}},{}]}"#,
         r#"{"errors":false,"items":[{"index":{"status":201}},{"index":{"status":300}}]}"#,
+        r#"{"errors":true,"items":[{"index":{"status":201}},{"index":{"status":251,"error":{"type":"x"}}}]}"#,
     ] {
         let error = outcome(answer.as_bytes(), 2).unwrap_err();
         assert_eq!(error.category(), ErrorCategory::BadAnswer, "{answer}");
