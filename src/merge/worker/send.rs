@@ -203,10 +203,15 @@ impl Ledger {
     }
 
     /// Whether the failure of these items may lie in them: each failed so every time, and the destination took more of
-    /// the body than them. A body of one chunk has no neighbour here; it depends on its trial alone.
+    /// the whole body than failed, in whichever parts that was sent. A body of one chunk has no neighbour here; it
+    /// depends on its trial alone.
     fn may_lie_in(&self, rejected: &[usize]) -> bool {
         let is_alone = self.answers.len() == 1;
-        let are_few = self.taken().count() > rejected.len();
+        let has_failed = |strikes: &&Strikes| strikes.last.is_some();
+        let taken = self.taken().count();
+        let taken_later = self.taken().filter(|&item| has_failed(&&self.strikes[item])).count();
+        let failed = self.strikes.iter().filter(has_failed).count() - taken_later;
+        let are_few = taken > failed;
         (is_alone || are_few) && rejected.iter().all(|&item| self.strikes[item].in_a_row > 0)
     }
 

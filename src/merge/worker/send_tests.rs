@@ -97,3 +97,15 @@ fn one_of_two_that_the_trial_does_not_convict_keeps_the_batch_open() {
     assert!(ledger.may_lie_in(&rejected) && !ledger.convict(&rejected, &outcomes));
     assert!(ledger.close().is_err());
 }
+
+#[test]
+fn a_body_of_which_most_failed_is_not_put_on_trial_in_parts_either() {
+    let mut ledger = Ledger::new(5);
+    let taken = || BulkItem::Applied;
+    ledger.book(&[0, 1, 2, 3, 4], vec![taken(), taken(), bad(), bad(), bad()]);
+    let (one, others) = (ledger.book(&[2], vec![bad()]), ledger.book(&[3, 4], vec![bad(), bad()]));
+    assert!(!ledger.may_lie_in(&one) && !ledger.may_lie_in(&others));
+    // What was taken in the end counts as taken.
+    ledger.book(&others, vec![taken(), taken()]);
+    assert!(ledger.may_lie_in(&one));
+}
