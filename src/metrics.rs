@@ -64,6 +64,8 @@ pub struct MergeNumbers {
     pub lag: Option<Duration>,
     /// Workers that hold work.
     pub workers: u64,
+    /// Source indices that were deleted, and that were to be deleted and are kept.
+    pub sources: (u64, u64),
 }
 
 /// Every metric of the process. Cheap to clone.
@@ -87,6 +89,8 @@ pub struct Metrics {
     quarantined: Family<Merge, Gauge<i64, AtomicI64>>,
     attention: Family<Merge, Gauge<i64, AtomicI64>>,
     workers: Family<Merge, Gauge<i64, AtomicI64>>,
+    sources_deleted: Family<Merge, Gauge<i64, AtomicI64>>,
+    sources_kept: Family<Merge, Gauge<i64, AtomicI64>>,
     lag_seconds: Family<Merge, Gauge<f64, AtomicU64>>,
 }
 
@@ -120,6 +124,16 @@ impl Default for Metrics {
             quarantined: registered(&mut registry, "quarantined", "Chunks in quarantine"),
             attention: registered(&mut registry, "attention", "Collections that need attention"),
             workers: registered(&mut registry, "workers", "Workers that hold work"),
+            sources_deleted: registered(
+                &mut registry,
+                "sources_deleted",
+                "Source indices deleted after the verdict",
+            ),
+            sources_kept: registered(
+                &mut registry,
+                "sources_kept",
+                "Source indices that were to be deleted and are kept",
+            ),
             lag_seconds: registered(
                 &mut registry,
                 "lag_seconds",
@@ -192,6 +206,8 @@ impl Metrics {
             (&self.quarantined, numbers.quarantined),
             (&self.attention, numbers.attention),
             (&self.workers, numbers.workers),
+            (&self.sources_deleted, numbers.sources.0),
+            (&self.sources_kept, numbers.sources.1),
         ] {
             family.get_or_create(&merge).set(i64::try_from(value).unwrap_or(i64::MAX));
         }
@@ -222,6 +238,8 @@ impl Metrics {
             &self.quarantined,
             &self.attention,
             &self.workers,
+            &self.sources_deleted,
+            &self.sources_kept,
         ] {
             family.remove(&merge);
         }

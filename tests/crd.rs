@@ -69,7 +69,7 @@ fn everything() -> Value {
         "tolerations": { "maxQuarantined": 0, "unknownDocuments": "Keep" },
         "cutover": {
             "hold": true, "maxLag": "30s", "timeout": "5m", "sourceWrites": "Block", "aliases": ["rag"],
-            "deleteSources": "Never"
+            "deleteSources": "AfterVerification", "retainFor": "168h"
         },
         "suspend": true,
         "retryToken": "2026-11-23",
@@ -129,10 +129,37 @@ fn created() -> Vec<(&'static str, Value, Answer)> {
             Refused(&["\"Full\", \"Counts\""]),
         ),
         ("verification by counts", at("verification.mode", "Counts".into()), Accepted),
+        ("deletion of sources", at("cutover.deleteSources", "AfterVerification".into()), Accepted),
         (
-            "deletion of sources",
-            at("cutover.deleteSources", "AfterVerification".into()),
-            Refused(&["\"Never\""]),
+            "deletion of sources at once",
+            json!({"cutover": {"deleteSources": "AfterVerification", "retainFor": "0s"}}),
+            Accepted,
+        ),
+        (
+            "deletion of sources at another time",
+            at("cutover.deleteSources", "Always".into()),
+            Refused(&["Unsupported value: \"Always\"", "\"Never\", \"AfterVerification\""]),
+        ),
+        (
+            "a retention of more than a year",
+            json!({"cutover": {"deleteSources": "AfterVerification", "retainFor": "8761h"}}),
+            Refused(&["spec.cutover.retainFor is \"8761h\"", "from 0s to 8760h"]),
+        ),
+        (
+            "deletion of sources that are written to",
+            json!({"cutover": {"deleteSources": "AfterVerification", "sourceWrites": "Allow"}}),
+            Refused(&[
+                "spec.cutover.deleteSources is \"AfterVerification\" and spec.cutover.sourceWrites is \"Allow\"",
+                "set deleteSources to Never, or sourceWrites to Block",
+            ]),
+        ),
+        (
+            "deletion of sources that were only counted",
+            json!({"cutover": {"deleteSources": "AfterVerification"}, "verification": {"mode": "Counts"}}),
+            Refused(&[
+                "spec.cutover.deleteSources is \"AfterVerification\" and spec.verification.mode is \"Counts\"",
+                "set deleteSources to Never, or the mode to Full",
+            ]),
         ),
         ("deletion of the destination", json!({"deletionPolicy": "DeleteDestination"}), Accepted),
         (
@@ -411,6 +438,39 @@ fn changed() -> Vec<(&'static str, Value, Value, Answer)> {
             index("numberOfShards", 24),
             index("numberOfShards", Value::Null),
             Accepted,
+        ),
+        (
+            "sources deleted after all",
+            none(),
+            json!({"cutover": {"deleteSources": "AfterVerification", "retainFor": "24h"}}),
+            Accepted,
+        ),
+        (
+            "their deletion given up by the one word",
+            json!({"cutover": {"deleteSources": "AfterVerification", "retainFor": "24h"}}),
+            at("cutover.deleteSources", "Never".into()),
+            Accepted,
+        ),
+        (
+            "another field beside a retention that says nothing any more",
+            json!({"cutover": {"retainFor": "24h"}}),
+            at("cutover.hold", true.into()),
+            Accepted,
+        ),
+        (
+            "a retention without a deletion",
+            none(),
+            at("cutover.retainFor", "24h".into()),
+            Refused(&[
+                "spec.cutover.retainFor is \"24h\", but deleteSources is Never",
+                "remove retainFor, or set deleteSources to AfterVerification",
+            ]),
+        ),
+        (
+            "writes allowed while the sources are to be deleted",
+            at("cutover.deleteSources", "AfterVerification".into()),
+            at("cutover.sourceWrites", "Allow".into()),
+            Refused(&["set deleteSources to Never, or sourceWrites to Block"]),
         ),
         // What identifies it is not.
         (

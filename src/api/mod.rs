@@ -28,7 +28,7 @@ pub use spec::{
 };
 pub use status::{
     AttentionStatus, DestinationStatus, EsIndexMergeStatus, MAX_ATTENTION, MAX_MESSAGE, ProgressStatus,
-    Summary,
+    SourceDeletionStatus, Summary,
 };
 pub use tuning::{
     CutoverSpec, DeleteSources, SourceWrites, TolerationsSpec, UnknownDocuments, VerificationMode,

@@ -144,6 +144,54 @@ pub(super) fn alias_is_not_the_index() -> Rule {
     ))
 }
 
+/// Whether sources are to be deleted; `object` is a CEL expression of `spec.cutover`.
+fn deletes_sources(object: &str) -> String {
+    format!("(has({object}.deleteSources) && {object}.deleteSources == 'AfterVerification')")
+}
+
+/// What may have been written to after the verdict is not deleted.
+pub(super) fn deletion_needs_blocked_sources() -> Rule {
+    let deletes = deletes_sources("self");
+    Rule::new(format!("!{deletes} || !has(self.sourceWrites) || self.sourceWrites == 'Block'"))
+        .field_path(".deleteSources")
+        .message(with_values(
+            "spec.cutover.deleteSources is \"%s\" and spec.cutover.sourceWrites is \"%s\": an index that may be \
+             written to again is not deleted; set deleteSources to Never, or sourceWrites to Block",
+            &["self.deleteSources", "self.sourceWrites"],
+        ))
+}
+
+/// A time that means nothing is not set. To give a deletion up it is enough to set `Never`: that must never be
+/// refused, so a `retainFor` that was there before may stay.
+pub(super) fn retention_needs_a_deletion() -> Rule {
+    let (deletes, deleted) = (deletes_sources("self.cutover"), deletes_sources("oldSelf.cutover"));
+    Rule::new(format!(
+        "!has(self.cutover) || !has(self.cutover.retainFor) || {deletes} || (has(oldSelf.cutover) && ({deleted} || \
+         (has(oldSelf.cutover.retainFor) && self.cutover.retainFor == oldSelf.cutover.retainFor)))"
+    ))
+    .field_path(".cutover.retainFor")
+    .message(with_values(
+        "spec.cutover.retainFor is \"%s\", but deleteSources is Never, so nothing is deleted after that time; remove \
+         retainFor, or set deleteSources to AfterVerification",
+        &["self.cutover.retainFor"],
+    ))
+}
+
+/// What was only counted is not deleted.
+pub(super) fn deletion_needs_a_full_verification() -> Rule {
+    let deletes = deletes_sources("self.cutover");
+    Rule::new(format!(
+        "!has(self.cutover) || !{deletes} || !has(self.verification) || !has(self.verification.mode) || \
+         self.verification.mode == 'Full'"
+    ))
+    .field_path(".cutover.deleteSources")
+    .message(with_values(
+        "spec.cutover.deleteSources is \"%s\" and spec.verification.mode is \"%s\": an index whose chunks were not \
+         compared is not deleted; set deleteSources to Never, or the mode to Full",
+        &["self.cutover.deleteSources", "self.verification.mode"],
+    ))
+}
+
 /// A collection is not at once included and excluded.
 pub(super) fn include_and_exclude_are_disjoint() -> Rule {
     Rule::new("!has(self.include) || !has(self.exclude) || !self.include.exists(i, i in self.exclude)")

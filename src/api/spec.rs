@@ -88,7 +88,9 @@ use super::{
 #[x_kube(
     validation = rules::immutable("spec", "contract"),
     validation = rules::immutable_object("spec", "state"),
-    validation = rules::alias_is_not_the_index()
+    validation = rules::alias_is_not_the_index(),
+    validation = rules::deletion_needs_a_full_verification(),
+    validation = rules::retention_needs_a_deletion()
 )]
 pub struct EsIndexMergeSpec {
     /// Which collections exist, according to the application's own database.

@@ -31,7 +31,7 @@ pub struct EsIndexMergeStatus {
 
     /// `Ready`: the merge is complete and verified. `Reconciling`: work goes on, or is tried again. `Stalled`: only a
     /// person can help. `Failing`: the last attempt failed. `SourcesResolved`, `DestinationReady`, `Copied`,
-    /// `Verified`, `Synced`, `CutOver`: the steps.
+    /// `Verified`, `Synced`, `CutOver`, `SourcesDeleted`: the steps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
@@ -81,6 +81,10 @@ pub struct EsIndexMergeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub writes_refused: Option<String>,
+
+    /// What became of the source indices, if `cutover.deleteSources` asks for their deletion or did so before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_deletion: Option<SourceDeletionStatus>,
 
     /// When the merge began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -159,6 +163,27 @@ pub struct DestinationStatus {
     /// Its UUID in Elasticsearch. Another one means that somebody deleted the index and made it anew.
     #[schemars(length(max = 64))]
     pub uuid: String,
+}
+
+/// What became of the source indices.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceDeletionStatus {
+    /// When the deletion begins, or began. Absent while nothing is to be deleted (any more).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Time>,
+
+    /// How many source indices were deleted.
+    pub deleted: i64,
+
+    /// How many are kept because they are not what was verified; `status.attention` names them with the reason.
+    pub kept: i64,
+
+    /// How many somebody else had deleted.
+    pub missing: i64,
+
+    /// How many are left to be looked at.
+    pub remaining: i64,
 }
 
 /// A collection that needs attention.

@@ -119,6 +119,7 @@ pub enum UnknownDocuments {
 /// When and how the application moves from the sources to the destination.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::deletion_needs_blocked_sources())]
 pub struct CutoverSpec {
     /// `true` keeps the merge in phase `Synced`, where the destination follows the sources, until it is set to
     /// `false`. Left out: `false`, so the cutover begins as soon as the destination has caught up.
@@ -150,9 +151,31 @@ pub struct CutoverSpec {
     pub aliases: Vec<String>,
 
     /// What happens to the source indices once the merge is complete. `Never` (also when left out): they stay.
+    /// `AfterVerification`: they are deleted after `retainFor`, one at a time, each only if it still is what was
+    /// verified; one that is not, or of which a chunk is in quarantine, is kept and named in the status. Set it back
+    /// to `Never`, or set `suspend`, to keep those that are left, at any time. Needs `sourceWrites: Block`,
+    /// `verification.mode: Full` and the privilege `delete_index`.
     #[serde(default)]
     pub delete_sources: DeleteSources,
+
+    /// How long the source indices are kept after the merge was complete when `deleteSources` is `AfterVerification`,
+    /// 0s to 8760h (a year). Left out: 168h (a week). It says nothing while `deleteSources` is `Never`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 16), regex(pattern = r"^([0-9]+(h|m|s|ms))+$"))]
+    #[x_kube(validation = rules::duration_between("spec.cutover.retainFor", "0s", "8760h"))]
+    pub retain_for: Option<String>,
 }
+
+impl CutoverSpec {
+    /// `retainFor`, or what leaving it out means.
+    #[must_use]
+    pub fn retain_for(&self) -> &str {
+        self.retain_for.as_deref().unwrap_or(DEFAULT_RETAIN_FOR)
+    }
+}
+
+/// A week: long enough to notice over a weekend that something is not as it was.
+const DEFAULT_RETAIN_FOR: &str = "168h";
 
 impl Default for CutoverSpec {
     fn default() -> Self {
@@ -163,6 +186,7 @@ impl Default for CutoverSpec {
             source_writes: SourceWrites::default(),
             aliases: Vec::new(),
             delete_sources: DeleteSources::default(),
+            retain_for: None,
         }
     }
 }
@@ -191,4 +215,6 @@ pub enum DeleteSources {
     /// They stay.
     #[default]
     Never,
+    /// They are deleted some time after a positive verdict.
+    AfterVerification,
 }

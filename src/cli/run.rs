@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::manifest::Job;
 use super::process_name;
-use crate::merge::{Engine, MergeError, Next, Phase, Report, UNITS_FAILING, secrets};
+use crate::merge::{Engine, MergeError, Next, Phase, Report, SourceDeletionReport, UNITS_FAILING, secrets};
 
 /// The longest pause between two steps.
 const LONGEST: Duration = Duration::from_secs(5);
@@ -42,7 +42,8 @@ pub(super) async fn run(job: Job, shutdown: CancellationToken) -> anyhow::Result
                     return Ok(code);
                 }
                 match report.next {
-                    Next::Now => continue,
+                    Next::Now if !shutdown.is_cancelled() => continue,
+                    Next::Now => Duration::ZERO,
                     Next::After(pause) => pause.min(LONGEST),
                     Next::Settled => LONGEST,
                 }
@@ -57,6 +58,7 @@ pub(super) async fn run(job: Job, shutdown: CancellationToken) -> anyhow::Result
             }
         };
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => {
                 session.engine.stop().await;
                 display.say("stopped at a checkpoint; run the same command again to go on");
@@ -161,6 +163,8 @@ impl Session {
 /// The exit code, when there is nothing more to do.
 fn ending(report: &Report) -> Option<ExitCode> {
     match report.phase {
+        // While source indices are being deleted it goes on; their time of retention is not waited for.
+        Phase::Completed if report.next == Next::Now => None,
         Phase::Completed => Some(ExitCode::SUCCESS),
         Phase::Failed if report.next == Next::Settled => Some(ExitCode::FAILURE),
         Phase::Suspended => Some(ExitCode::from(2)),
@@ -244,6 +248,10 @@ impl Display {
             bar.finish();
         }
         println!("{}: {}", report.phase, report.message);
+        let is_ahead = |deletion: &SourceDeletionReport| deletion.from.is_some() && deletion.remaining > 0;
+        if report.source_deletion.as_ref().is_some_and(is_ahead) {
+            println!("run the same command again after that time: it deletes them");
+        }
         if report.quarantined > 0 {
             println!("{} chunks are in quarantine", report.quarantined);
         }

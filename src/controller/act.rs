@@ -22,6 +22,8 @@ const STEP: Duration = Duration::from_mins(5);
 const DISMANTLE: Duration = Duration::from_mins(2);
 /// How often secrets are compared with those in use.
 const SECRETS_EVERY: Duration = Duration::from_secs(30);
+/// Nobody stays connected for a longer wait than this: sources are retained for days before they are deleted.
+const IDLE: Duration = Duration::from_mins(5);
 /// How long a deletion waits for servers that cannot be reached.
 const DELETION: Duration = Duration::from_mins(10);
 
@@ -80,7 +82,8 @@ async fn work(
     if report.waiting.as_ref().is_some_and(|waiting| waiting.reason == UNITS_FAILING) {
         context.registry.suspect_secrets(&seen.uid);
     }
-    if report.next == Next::Settled || report.phase == Phase::Suspended {
+    let is_idle = matches!(report.next, Next::After(wait) if wait > IDLE);
+    if report.next == Next::Settled || report.phase == Phase::Suspended || is_idle {
         context.registry.stop(&seen.uid).await;
     }
     Ok(Outcome::Stepped(Box::new(report)))

@@ -196,7 +196,7 @@ fn decide(seen: &Seen, running: bool) -> Intent {
     match merge {
         Err(failure) => Intent::Reject(failure),
         Ok(merge) if merge.suspend && !seen.finalized && !running => Intent::Rest,
-        Ok(_) if !running && is_settled(seen) => Intent::Nothing,
+        Ok(merge) if !running && is_settled(seen) && !deletes_more(seen, &merge) => Intent::Nothing,
         Ok(merge) => Intent::Work(merge),
     }
 }
@@ -207,6 +207,13 @@ fn is_settled(seen: &Seen) -> bool {
     let resting = [Phase::Completed, Phase::Suspended].into_iter().any(|rest| phase == Some(rest.as_str()));
     let failing = seen.status.conditions.iter().any(|c| c.type_ == "Failing" && c.status == "True");
     resting && !failing && seen.status.observed_generation == seen.metadata.generation
+}
+
+/// Whether source indices are still to be deleted, now or when their time has come.
+fn deletes_more(seen: &Seen, merge: &ValidMerge) -> bool {
+    let is_complete = seen.status.phase.as_deref() == Some(Phase::Completed.as_str());
+    let are_done = seen.status.source_deletion.as_ref().is_some_and(|deletion| deletion.remaining == 0);
+    merge.cutover.delete_sources_after.is_some() && is_complete && !merge.suspend && !are_done
 }
 
 /// Tells what came of it.

@@ -60,6 +60,8 @@ pub(super) struct Key {
     identity: String,
     secrets: u64,
     insecure: (bool, bool),
+    /// Asks for a privilege more, which is checked when an engine is opened.
+    deletes_sources: bool,
 }
 
 impl Key {
@@ -69,6 +71,7 @@ impl Key {
             identity: merge.identity(),
             secrets,
             insecure: (merge.source_insecure, merge.destination.insecure),
+            deletes_sources: merge.cutover.delete_sources_after.is_some(),
         }
     }
 

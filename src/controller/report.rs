@@ -16,9 +16,9 @@ use super::events::{Happening, shorten};
 use crate::{
     api::{
         AttentionStatus, DestinationStatus, EsIndexMergeStatus, MAX_ATTENTION, MAX_MESSAGE, ProgressStatus,
-        Summary,
+        SourceDeletionStatus, Summary,
     },
-    merge::{MergeError, Phase, Progress, Report},
+    merge::{MergeError, Phase, Progress, Report, SourceDeletionReport},
 };
 
 /// How often progress alone is worth a write.
@@ -115,6 +115,7 @@ pub(super) fn next_status(
                 .writes_refused_seconds
                 .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
                 .map(in_words);
+            next.source_deletion = report.source_deletion.as_ref().map(source_deletion);
             next.started_at = report.started_at.map(to_the_second);
             next.completed_at = report.completed_at.map(to_the_second);
         }
@@ -148,7 +149,17 @@ fn lasting(status: &EsIndexMergeStatus) -> EsIndexMergeStatus {
         workers: None,
         attention: status.attention.iter().map(unnumbered).collect(),
         quarantined: status.quarantined.map(|quarantined| quarantined.min(1)),
+        source_deletion: status.source_deletion.as_ref().map(lasting_deletion),
         ..status.clone()
+    }
+}
+
+/// What of it does not change with every index.
+fn lasting_deletion(deletion: &SourceDeletionStatus) -> SourceDeletionStatus {
+    SourceDeletionStatus {
+        from: deletion.from.clone(),
+        remaining: deletion.remaining.min(1),
+        ..SourceDeletionStatus::default()
     }
 }
 
@@ -192,6 +203,11 @@ pub(super) fn happenings(
     } else if reason(previous) != reason(next) && reason(next) != next.phase.as_deref().unwrap_or_default() {
         happenings.push(Happening::normal(&reason(next), message));
     }
+    happenings.extend(deletion_happening(
+        previous.source_deletion.as_ref(),
+        next.source_deletion.as_ref(),
+        message,
+    ));
     if previous.quarantined.unwrap_or(0) == 0 && next.quarantined.unwrap_or(0) > 0 {
         let note =
             "chunks could not be copied and are kept aside, each with its reason; see the table quarantine";
@@ -202,6 +218,23 @@ pub(super) fn happenings(
         happenings.push(Happening::warning("NeedsAttention", &note));
     }
     happenings
+}
+
+/// When the deletion of sources is scheduled, and when it is over: one event each for a merge.
+fn deletion_happening(
+    before: Option<&SourceDeletionStatus>,
+    after: Option<&SourceDeletionStatus>,
+    message: &str,
+) -> Option<Happening> {
+    let is_ahead = |deletion: &&SourceDeletionStatus| deletion.from.is_some() && deletion.remaining > 0;
+    let (was_ahead, after) = (before.filter(is_ahead).is_some(), after?);
+    if !was_ahead && is_ahead(&after) {
+        return Some(Happening::normal("SourcesWillBeDeleted", message));
+    }
+    if !was_ahead || after.remaining > 0 {
+        return None;
+    }
+    Some(Happening { warning: after.kept > 0, reason: "SourcesDeleted".to_owned(), note: message.to_owned() })
 }
 
 fn condition_is(status: &EsIndexMergeStatus, type_: &str, value: &str) -> bool {
@@ -331,6 +364,16 @@ fn summary(progress: &ProgressStatus) -> Summary {
         collections: Some(format!("{}/{}", progress.collections_done, progress.collections)),
         documents: Some(format!("{}/{}", progress.documents_done, progress.documents)),
         rate: progress.documents_per_second.map(|rate| format!("{rate}/s")),
+    }
+}
+
+fn source_deletion(report: &SourceDeletionReport) -> SourceDeletionStatus {
+    SourceDeletionStatus {
+        from: report.from.map(to_the_second),
+        deleted: signed(report.deleted),
+        kept: signed(report.kept),
+        missing: signed(report.missing),
+        remaining: signed(report.remaining),
     }
 }
 

@@ -39,6 +39,7 @@ fn copying() -> Report {
         waiting: None,
         load_settings_applied: true,
         writes_refused_seconds: None,
+        source_deletion: None,
     }
 }
 

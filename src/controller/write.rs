@@ -107,6 +107,7 @@ pub(super) fn measure(context: &Context, seen: &Seen, report: &Report, status: &
         attention: report.attention_total,
         lag: report.lag,
         workers: report.workers,
+        sources: report.source_deletion.as_ref().map_or((0, 0), |sources| (sources.deleted, sources.kept)),
     };
     let before = context.registry.measured(&seen.uid, &seen.named, phase);
     context.metrics.merge(&seen.named.namespace, &seen.named.name, before, &numbers);

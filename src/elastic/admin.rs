@@ -27,6 +27,8 @@ const CHECKING: &str = "ask for the health of an index";
 
 /// How long the server waits for its nodes to take a change.
 pub(super) const ACK_TIMEOUT: &str = "30s";
+/// How long a change may wait for a master: one that must not be done late is then given up by the server.
+const MASTER_TIMEOUT: &str = "5s";
 
 /// The health of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -96,6 +98,22 @@ impl Cluster {
     /// Deletes an index; `false`: there was none.
     pub async fn delete_index(&self, name: &IndexName) -> Result<bool> {
         let call = Call::new(DELETING, elasticsearch::http::Method::Delete, path(name, ""));
+        match self.command(&call).await {
+            Err(error) if error.is_missing_index() => Ok(false),
+            answer => answer.map(|()| true),
+        }
+    }
+
+    /// Deletes that concrete index, by one request that is sent once; `false`: there was none.
+    ///
+    /// For an index about which something was made sure of just before: elsewhere a request may be sent again much
+    /// later, when the name may mean another index. An alias or a pattern is refused by the server.
+    pub async fn delete_index_at_once(&self, name: &IndexName) -> Result<bool> {
+        let call = Call::new(DELETING, elasticsearch::http::Method::Delete, path(name, ""))
+            .with("expand_wildcards", "none")
+            .with("master_timeout", MASTER_TIMEOUT)
+            .with("timeout", ACK_TIMEOUT)
+            .policy(RetryPolicy::once());
         match self.command(&call).await {
             Err(error) if error.is_missing_index() => Ok(false),
             answer => answer.map(|()| true),

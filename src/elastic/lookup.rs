@@ -257,6 +257,14 @@ impl Cluster {
         Ok(answer.count)
     }
 
+    /// Exact number of chunks of an index with that value of an integer field.
+    pub async fn count_where(&self, index: &IndexName, field: &str, value: i64) -> Result<u64> {
+        let call = strict(COUNTING, index, "_count").json(&json!({"query": {"term": {field: value}}}));
+        let answer: CountAnswer = parse(COUNTING, &self.send(&call).await?)?;
+        answer.shards.check(index)?;
+        Ok(answer.count)
+    }
+
     /// The highest version of a chunk of the index; `None` if it holds none.
     pub async fn highest_version(&self, index: &IndexName) -> Result<Option<i64>> {
         self.refresh(std::slice::from_ref(index)).await?;

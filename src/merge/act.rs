@@ -1,6 +1,7 @@
 //! Executes actions. Each is idempotent, limited in time, and leaves its trace in what is observed next.
 
 mod cutover;
+mod deletion;
 mod destination;
 mod graph;
 mod judge;
@@ -70,6 +71,8 @@ pub(super) async fn act(
         Action::UnblockSources => cutover::unblock(engine).await,
         Action::Finish => cutover::finish(engine, spec, now).await,
         Action::Retry => retry(engine, spec, phase).await,
+        Action::DeleteSource(source) => deletion::delete(engine, spec, *source).await,
+        Action::ReconsiderKept => reconsider_kept(engine, spec).await,
         Action::Enter(next) => enter(engine, phase, *next).await,
     }
 }
@@ -91,6 +94,14 @@ async fn retry(engine: &Engine, spec: &ValidMerge, phase: Phase) -> Result<(), M
         .await?;
     engine.state.set_retry_token(engine.id, &spec.retry_token).await?;
     tracing::info!(units, chunks, "a new retry token: what failed is tried again");
+    Ok(())
+}
+
+/// Has the source indices that were kept looked at again. The token is stored last.
+async fn reconsider_kept(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
+    let sources = engine.state.reconsider_kept_sources(engine.id).await?;
+    engine.state.set_retry_token(engine.id, &spec.retry_token).await?;
+    tracing::info!(sources, "a new retry token: source indices that were kept are looked at again");
     Ok(())
 }
 

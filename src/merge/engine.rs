@@ -204,6 +204,11 @@ impl Engine {
         Ok(self.report(&spec, &after, &rows, next, decided.waiting, now))
     }
 
+    /// Whether this process still has the lease of the step; renews it. For what must not be done late.
+    pub(super) async fn still_decides(&self) -> Result<bool, MergeError> {
+        Ok(self.state.keep_step(self.id, &self.process, STEP_LEASE).await?)
+    }
+
     /// Renews the lease of the step; resolves when somebody else has it.
     async fn lose_step(&self) {
         loop {

@@ -35,7 +35,7 @@ pub use memo::Memo;
 pub use phase::Phase;
 pub use plan::{Next, UNITS_FAILING, Waiting};
 pub use preflight::{Preview, preview};
-pub use report::{Attention, Fact, FactKind, Progress, Report};
+pub use report::{Attention, Fact, FactKind, Progress, Report, SourceDeletionReport};
 pub use valid::{
     Cutover, Destination, SourceWrites, Tolerations, UnknownDocuments, ValidMerge, Verification, Workers,
 };

@@ -10,7 +10,9 @@ use super::error::MergeError;
 use super::memo::{CutoverMemo, GraphMemo, Memo, VerdictMemo};
 use super::phase::Phase;
 use crate::elastic::Health;
-use crate::state::{KindTotals, MergeRow, ShardRow, SourceId, SourceRow, SourceState, Totals, UnitKind};
+use crate::state::{
+    KindTotals, MergeRow, ShardRow, SourceDeletion, SourceId, SourceRow, SourceState, Totals, UnitKind,
+};
 
 /// Everything that the plan and the report are made from.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +41,55 @@ pub struct Observation {
     pub pass_taken_at: Option<Timestamp>,
     /// The last `spec.retryToken` that was acted upon.
     pub retry_token: String,
+    /// When `Completed` was entered.
+    pub completed_at: Option<Timestamp>,
+    /// What became of the source indices.
+    pub deletion: DeletionSeen,
+}
+
+/// What became of the source indices since the merge is complete.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeletionSeen {
+    /// Deleted by this merge.
+    pub deleted: u64,
+    /// Kept, because they are not what was verified.
+    pub kept: u64,
+    /// Deleted by somebody else.
+    pub missing: u64,
+    /// Not looked at yet.
+    pub remaining: u64,
+    /// The next of these: one whose deletion was begun, else the first.
+    pub next: Option<SourceId>,
+}
+
+impl DeletionSeen {
+    fn of(sources: &[SourceRow]) -> DeletionSeen {
+        let mut seen = DeletionSeen::default();
+        let mut first = None;
+        for source in active(sources) {
+            match &source.deletion {
+                Some(SourceDeletion::Deleted) => seen.deleted += 1,
+                Some(SourceDeletion::Kept(_)) => seen.kept += 1,
+                Some(SourceDeletion::Missing) => seen.missing += 1,
+                Some(SourceDeletion::Intended) => {
+                    seen.remaining += 1;
+                    seen.next.get_or_insert(source.id);
+                }
+                None => {
+                    seen.remaining += 1;
+                    first.get_or_insert(source.id);
+                }
+            }
+        }
+        seen.next = seen.next.or(first);
+        seen
+    }
+
+    /// Whether any source index was looked at to be deleted.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.deleted + self.kept + self.missing > 0
+    }
 }
 
 /// The units of one kind.
@@ -118,6 +169,8 @@ impl Engine {
             blocked_sources: sources.iter().filter(|source| source.blocked_by_us).count() as u64,
             pass_taken_at: memo.pass_taken_at,
             retry_token: merge.retry_token.clone(),
+            completed_at: merge.completed_at,
+            deletion: DeletionSeen::of(&sources),
         };
         let kind = if observation.copy.open > 0 { UnitKind::Copy } else { UnitKind::Verify };
         let sources_open = self.state.open_sources(self.id, kind).await?.max(0).unsigned_abs();

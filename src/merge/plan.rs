@@ -12,13 +12,13 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::memo::GraphMemo;
 use super::observe::Observation;
 use super::phase::Phase;
 use super::valid::{SourceWrites, ValidMerge, Verification};
-use crate::state::UnitKind;
+use crate::state::{SourceId, UnitKind};
 
 /// What to do now, and when to look again.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +70,10 @@ pub enum Action {
     Finish,
     /// A new `spec.retryToken`: what failed is tried again at once, chunks in quarantine are compared once more.
     Retry,
+    /// Look at one source index of a complete merge; delete it if it still is what was verified, else keep it.
+    DeleteSource(SourceId),
+    /// A new `spec.retryToken` after the end: source indices that were kept are looked at again.
+    ReconsiderKept,
     /// Compare-and-set of the stored phase.
     Enter(Phase),
 }
@@ -139,7 +143,7 @@ pub fn plan(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
         Phase::Verifying => verifying(seen),
         Phase::Synced => synced(spec, seen, now),
         Phase::CuttingOver => cutting_over(spec, seen, now),
-        Phase::Completed => completed(spec, seen),
+        Phase::Completed => completed(spec, seen, now),
         Phase::Failed => failed(spec, seen),
     }
 }
@@ -312,13 +316,42 @@ fn finish_pass(spec: &ValidMerge, seen: &Observation) -> Option<Plan> {
     seen.keys_behind.then(|| go(vec![Action::FollowDeletions]))
 }
 
-/// The end; only the way back for the sources is left.
-fn completed(spec: &ValidMerge, seen: &Observation) -> Plan {
+/// The end. What is left is the way back for the sources, or, after some time, their deletion.
+fn completed(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     let mut actions = vec![Action::RestWorkers];
     if spec.cutover.source_writes == SourceWrites::Allow && seen.blocked_sources > 0 {
         actions.push(Action::UnblockSources);
     }
-    Plan { actions, next: Next::Settled, waiting: None }
+    let Some(from) = sources_deleted_from(spec, seen) else {
+        return Plan { actions, next: Next::Settled, waiting: None };
+    };
+    if spec.retry_token != seen.retry_token {
+        actions.push(Action::ReconsiderKept);
+        return go(actions);
+    }
+    match seen.deletion.next {
+        None => Plan { actions, next: Next::Settled, waiting: None },
+        Some(_) if now < from => Plan { actions, ..poll(super::elapsed(now, from)) },
+        Some(source) => {
+            // One in a step: the spec is read anew before the next.
+            actions.push(Action::DeleteSource(source));
+            go(actions)
+        }
+    }
+}
+
+/// From when on the source indices are deleted; `None`: they are not, as things are.
+///
+/// Never without the verdict, never where writes were allowed again, and not while the merge is suspended.
+pub(super) fn sources_deleted_from(spec: &ValidMerge, seen: &Observation) -> Option<Timestamp> {
+    let retain_for = spec.cutover.delete_sources_after?;
+    let is_verified =
+        seen.phase == Phase::Completed && seen.verdict.as_ref().is_some_and(|verdict| verdict.positive);
+    let are_blocked = spec.cutover.source_writes == SourceWrites::Block;
+    if !is_verified || !are_blocked || spec.suspend {
+        return None;
+    }
+    seen.completed_at?.checked_add(SignedDuration::try_from(retain_for).ok()?).ok()
 }
 
 /// A negative verdict stands until what it was based on changes, or somebody asked for a comparison.
@@ -376,3 +409,7 @@ fn wait(after: Duration, reason: &'static str, message: String) -> Plan {
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "plan_deletion_tests.rs"]
+mod deletion_tests;

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
 use super::super::memo::{CutoverMemo, VerdictMemo};
-use super::super::observe::{DestinationSeen, Walk};
+use super::super::observe::{DeletionSeen, DestinationSeen, Walk};
 use super::super::valid::test_merge;
 use super::*;
 
@@ -43,6 +43,8 @@ impl World {
             blocked_sources: 0,
             pass_taken_at: None,
             retry_token: String::new(),
+            completed_at: None,
+            deletion: DeletionSeen::default(),
         };
         World {
             spec: test_merge(),
@@ -140,6 +142,9 @@ impl World {
                     seen.verdict = None;
                 }
                 seen.retry_token = self.spec.retry_token.clone();
+            }
+            Action::DeleteSource(_) | Action::ReconsiderKept => {
+                panic!("sources are deleted though nobody asked for it")
             }
             Action::Enter(phase) => seen.phase = *phase,
         }

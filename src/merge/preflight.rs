@@ -259,6 +259,9 @@ async fn check_source(
     if merge.cutover.source_writes == SourceWrites::Block {
         privileges.extend(["indices:admin/block/add", "indices:admin/settings/update"]);
     }
+    if merge.cutover.delete_sources_after.is_some() {
+        privileges.push("delete_index");
+    }
     // Who may see no index sees none: then those that should be there are asked for.
     let wanted = rows.iter().map(|row| row.id).filter(|&id| merge.wants(id)).map(|id| id.to_string());
     let sample: Vec<String> = if matched.indices.is_empty() {

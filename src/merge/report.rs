@@ -1,16 +1,19 @@
 //! What people are told: everything that the status, the progress bars and the metrics are made from. Pure.
 
+mod deletion;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub use self::deletion::SourceDeletionReport;
 use super::memo::GraphMemo;
 use super::observe::{Observation, Rows, active};
 use super::phase::Phase;
 use super::plan::{Next, Waiting};
 use super::progress::{Pace, eta};
 use super::valid::ValidMerge;
-use crate::state::{KindTotals, SourceState};
+use crate::state::{KindTotals, SourceDeletion, SourceState};
 
 /// Collections that a report names.
 const ATTENTION: usize = 20;
@@ -52,6 +55,8 @@ pub struct Report {
     pub load_settings_applied: bool,
     /// How long writers were refused in the cutover, in seconds.
     pub writes_refused_seconds: Option<f64>,
+    /// What becomes of the source indices, if they are or were to be deleted.
+    pub source_deletion: Option<SourceDeletionReport>,
 }
 
 /// How far a merge is.
@@ -114,6 +119,8 @@ pub enum FactKind {
     Synced,
     /// The verdict is positive.
     CutOver,
+    /// Every source index that may be deleted is.
+    SourcesDeleted,
 }
 
 impl FactKind {
@@ -127,6 +134,7 @@ impl FactKind {
             FactKind::Verified => "Verified",
             FactKind::Synced => "Synced",
             FactKind::CutOver => "CutOver",
+            FactKind::SourcesDeleted => "SourcesDeleted",
         }
     }
 }
@@ -148,6 +156,7 @@ pub(super) fn report(inputs: &Inputs<'_>, pace: &mut Pace) -> Report {
     let suspended = spec.suspend && !matches!(seen.phase, Phase::Completed | Phase::Failed);
     let phase = if suspended { Phase::Suspended } else { seen.phase };
     let attention = attention(rows);
+    let source_deletion = deletion::source_deletion(spec, seen);
     let attention_total = attention.len() as u64;
     Report {
         phase,
@@ -168,11 +177,15 @@ pub(super) fn report(inputs: &Inputs<'_>, pace: &mut Pace) -> Report {
         lanes: inputs.lanes.clone(),
         started_at: Some(rows.merge.started_at),
         completed_at: rows.merge.completed_at,
-        facts: facts(seen, rows),
-        message: message(phase, seen, rows),
+        facts: facts(seen, rows)
+            .into_iter()
+            .chain([deletion::fact(seen, source_deletion.as_ref())])
+            .collect(),
+        message: message(phase, seen, rows) + &deletion::sentence(source_deletion.as_ref(), now),
         waiting: inputs.waiting.clone(),
         load_settings_applied: rows.memo.destination.is_some() && seen.phase != Phase::Completed,
         writes_refused_seconds: rows.memo.writes_refused_seconds,
+        source_deletion,
     }
 }
 
@@ -216,6 +229,9 @@ fn attention(rows: &Rows) -> Vec<Attention> {
     {
         if let Some(text) = &source.attention {
             all.push(split(source.collection_id, text));
+        }
+        if let Some(SourceDeletion::Kept(reason)) = &source.deletion {
+            all.push(deletion::kept(source, reason));
         }
         if !source.cuts.is_empty() && source.state == SourceState::Active {
             let cuts: Vec<String> =

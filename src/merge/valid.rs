@@ -119,6 +119,8 @@ pub struct Cutover {
     pub source_writes: SourceWrites,
     /// Aliases to put on the destination at the end.
     pub aliases: Vec<IndexName>,
+    /// How long after the end the source indices are deleted; `None`: never.
+    pub delete_sources_after: Option<Duration>,
 }
 
 /// See [`Cutover::source_writes`].
@@ -157,6 +159,7 @@ impl ValidMerge {
         }
         let workers = problems.workers(&spec.workers);
         let cutover = problems.cutover(&spec.cutover);
+        problems.source_deletion(spec);
         let (Some(name), true) = (name, problems.0.is_empty()) else {
             return Err(problems.0);
         };
@@ -302,6 +305,31 @@ impl Problems {
                 api::SourceWrites::Block => SourceWrites::Block,
             },
             aliases,
+            delete_sources_after: match spec.delete_sources {
+                api::DeleteSources::Never => None,
+                api::DeleteSources::AfterVerification => {
+                    Some(self.duration("spec.cutover.retainFor", spec.retain_for()))
+                }
+            },
+        }
+    }
+
+    /// What must hold for sources to be deleted, whenever that will be.
+    fn source_deletion(&mut self, spec: &EsIndexMergeSpec) {
+        if spec.cutover.delete_sources == api::DeleteSources::Never {
+            return;
+        }
+        if spec.cutover.source_writes == api::SourceWrites::Allow {
+            self.add(
+                "spec.cutover.deleteSources",
+                "is \"AfterVerification\" and sourceWrites is \"Allow\": an index that may be written to again is not deleted; set deleteSources to Never, or sourceWrites to Block".to_owned(),
+            );
+        }
+        if spec.verification.mode == api::VerificationMode::Counts {
+            self.add(
+                "spec.cutover.deleteSources",
+                "is \"AfterVerification\" and spec.verification.mode is \"Counts\": an index whose chunks were not compared is not deleted; set deleteSources to Never, or the mode to Full".to_owned(),
+            );
         }
     }
 }

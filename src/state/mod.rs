@@ -18,6 +18,7 @@
 //! the same call may simply be made again: what was stored already is recognised and not counted twice.
 
 mod checkpoint;
+mod deletion;
 mod error;
 pub mod invariants;
 mod lease;
@@ -33,6 +34,7 @@ mod verdicts;
 
 pub use crate::postgres::{Category, Login};
 pub use checkpoint::{Advance, Counts, SourceCuts};
+pub use deletion::SourceDeletion;
 pub use error::StateError;
 pub use lease::LeasedUnit;
 pub use merges::{Claim, MergeRow, NewMerge};

@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 
-use super::{MergeId, Result, SourceId, State, StateError, storable};
+use super::{MergeId, Result, SourceDeletion, SourceId, State, StateError, storable};
 
 /// An index found for a collection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +90,8 @@ pub struct SourceRow {
     /// What the contract's readers would refuse and was cut, by reason; summed over the copied windows. (A
     /// chunk that was updated and copied again counts again.)
     pub cuts: BTreeMap<String, i64>,
+    /// What became of the index after the merge was complete.
+    pub deletion: Option<SourceDeletion>,
 }
 
 /// How far the log of one shard is planned.
@@ -267,5 +269,14 @@ fn read_source(row: &PgRow) -> Result<SourceRow> {
         attention: row.try_get("attention").map_err(&during)?,
         blocked_by_us: row.try_get("blocked_by_us").map_err(&during)?,
         cuts,
+        deletion: read_deletion(row)?,
     })
+}
+
+fn read_deletion(row: &PgRow) -> Result<Option<SourceDeletion>> {
+    let during = StateError::during("reading the sources");
+    let Some(stored): Option<String> = row.try_get("deletion").map_err(&during)? else { return Ok(None) };
+    let kept_because = row.try_get("kept_because").map_err(&during)?;
+    let unreadable = || StateError::unreadable(format!("a source whose deletion is `{stored}`"));
+    SourceDeletion::parse(&stored, kept_because).map(Some).ok_or_else(unreadable)
 }

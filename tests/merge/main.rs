@@ -11,6 +11,7 @@ mod foreign;
 mod scene;
 mod session;
 mod shelf;
+mod source_deletion;
 
 use std::time::Duration;
 

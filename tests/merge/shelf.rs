@@ -49,6 +49,11 @@ impl<'a> Shelf<'a> {
         Shelf { scene, collection, index: collection.to_string() }
     }
 
+    /// A collection that Postgres does not know, without an index.
+    pub fn nameless(scene: &'a Scene, collection: i64) -> Shelf<'a> {
+        Shelf { scene, collection, index: collection.to_string() }
+    }
+
     pub async fn create_index(&self, shards: u32) {
         let body = Mapping::Templates.body(DIMENSIONS, shards).unwrap();
         self.scene.source_cluster.put(&format!("/{}", self.index), &body).await.unwrap();

@@ -26,10 +26,11 @@ use crate::merge::valid::ValidMerge;
 use crate::state::{
     CollectionVerdict, Counts, QuarantineFilter, QuarantinedRow, SourceId, SourceRow, SourceState,
 };
-use compare::{COLLECTION_FIELD, Compared, Comparison, Judgement, delete_others};
+use compare::{Compared, Comparison, Judgement, delete_others};
 use twins::Twins;
 use withheld::{Quarantine, Withheld, is_present};
 
+pub(super) use compare::COLLECTION_FIELD;
 pub(super) use follow::follow;
 
 /// Quarantined chunks looked at in one request.

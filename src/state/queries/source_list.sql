@@ -1,6 +1,6 @@
 -- Cuts are kept with the units that made them, so that a closed unit's no longer count.
 SELECT s.id, s.collection_id, s.index_name, s.index_uuid, s.shards, s.generation, s.documents, s.bytes, s.state,
-       s.attention, s.blocked_by_us, coalesce(c.cuts, '{}') AS cuts
+       s.attention, s.blocked_by_us, s.deletion, s.kept_because, coalesce(c.cuts, '{}') AS cuts
 FROM source s
 LEFT JOIN (
     SELECT source, jsonb_object_agg(reason, total) AS cuts

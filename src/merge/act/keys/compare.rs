@@ -35,7 +35,7 @@ const WINDOWS: usize = 8;
 /// How often the end of a log that grows while it is read is read again.
 const TAILS: u32 = 5;
 /// The field by which the destination's documents belong to a collection.
-pub(super) const COLLECTION_FIELD: &str = "collection_id";
+pub(in crate::merge::act) const COLLECTION_FIELD: &str = "collection_id";
 
 /// What a comparison found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
