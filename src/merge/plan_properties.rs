@@ -11,7 +11,7 @@ use proptest::sample::select;
 
 use self::world::{World, any_way, later, rests, settles, start, verdict, wandered};
 use super::memo::{CutoverMemo, GraphMemo};
-use super::observe::{DestinationSeen, Observation, Walk};
+use super::observe::{DeletionSeen, DestinationSeen, Observation, Walk};
 use super::phase::Phase;
 use super::plan::{Action, Next, Plan, help, plan};
 use super::valid::{SourceWrites, ValidMerge, Verification, test_merge};
@@ -96,6 +96,8 @@ fn any_observation() -> impl Strategy<Value = Observation> {
                 blocked_sources,
                 pass_taken_at: pass,
                 retry_token: token.to_owned(),
+                completed_at: None,
+                deletion: DeletionSeen::default(),
             }
         },
     )

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::{STEPS, is_sound};
 use crate::merge::memo::{CutoverMemo, GraphMemo, VerdictMemo};
-use crate::merge::observe::{DestinationSeen, Observation, Walk};
+use crate::merge::observe::{DeletionSeen, DestinationSeen, Observation, Walk};
 use crate::merge::phase::Phase;
 use crate::merge::plan::{Action, Next, Plan, plan};
 use crate::merge::valid::{SourceWrites, ValidMerge, Verification};
@@ -61,6 +61,8 @@ impl World {
             blocked_sources: 0,
             pass_taken_at: None,
             retry_token: String::new(),
+            completed_at: None,
+            deletion: DeletionSeen::default(),
         };
         World { seen, end: 10, planned: 0, copied: 0, compared: 0, positive }
     }
@@ -129,6 +131,7 @@ impl World {
                 }
                 seen.retry_token.clone_from(&spec.retry_token);
             }
+            Action::DeleteSource(_) | Action::ReconsiderKept => panic!("nobody asked for {action:?}"),
             Action::Enter(phase) => seen.phase = *phase,
             // The rest leaves no trace that this walk looks at.
             _ => {}
