@@ -164,9 +164,9 @@ pub(super) fn deletion_needs_blocked_sources() -> Rule {
 /// A time that means nothing is not set. To give a deletion up it is enough to set `Never`: that must never be
 /// refused, so a `retainFor` that was there before may stay.
 pub(super) fn retention_needs_a_deletion() -> Rule {
-    let (deletes, deleted) = (deletes_sources("self.cutover"), deletes_sources("oldSelf.cutover"));
+    let (deletes, has_deleted) = (deletes_sources("self.cutover"), deletes_sources("oldSelf.cutover"));
     Rule::new(format!(
-        "!has(self.cutover) || !has(self.cutover.retainFor) || {deletes} || (has(oldSelf.cutover) && ({deleted} || \
+        "!has(self.cutover) || !has(self.cutover.retainFor) || {deletes} || (has(oldSelf.cutover) && ({has_deleted} || \
          (has(oldSelf.cutover.retainFor) && self.cutover.retainFor == oldSelf.cutover.retainFor)))"
     ))
     .field_path(".cutover.retainFor")

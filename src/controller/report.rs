@@ -226,9 +226,9 @@ fn deletion_happening(
     after: Option<&SourceDeletionStatus>,
     message: &str,
 ) -> Option<Happening> {
-    let is_ahead = |deletion: &&SourceDeletionStatus| deletion.from.is_some() && deletion.remaining > 0;
-    let (was_ahead, after) = (before.filter(is_ahead).is_some(), after?);
-    if !was_ahead && is_ahead(&after) {
+    let is_ahead = |deletion: &SourceDeletionStatus| deletion.from.is_some() && deletion.remaining > 0;
+    let (was_ahead, after) = (before.is_some_and(is_ahead), after?);
+    if !was_ahead && is_ahead(after) {
         return Some(Happening::normal("SourcesWillBeDeleted", message));
     }
     if !was_ahead || after.remaining > 0 {

@@ -111,9 +111,12 @@ fn what_is_as_it_was_verified_may_be_deleted() {
     assert_eq!(index(&known, &index_now), Ok(()));
 }
 
+type ChangeOfStored = fn(&mut Stored<'_>);
+type ChangeOfIndex = fn(&mut IndexNow);
+
 #[test]
 fn what_is_stored_forbids_it() {
-    let cases: [(&str, fn(&mut Stored<'_>)); 8] = [
+    let cases: [(&str, ChangeOfStored); 8] = [
         ("NoVerdict", |known| known.verdict = None),
         ("NoVerdict", |known| known.verdict.as_mut().unwrap().verdict = false),
         ("Quarantined", |known| known.quarantined = 1),
@@ -159,7 +162,7 @@ fn a_destination_that_is_another_one_was_set_back_or_holds_more_or_less_forbids_
 
 #[test]
 fn an_index_that_is_not_what_was_copied_is_kept() {
-    let cases: [(&str, fn(&mut IndexNow)); 11] = [
+    let cases: [(&str, ChangeOfIndex); 11] = [
         ("SourceReplaced", |now| now.info.uuid.0 = "another".to_owned()),
         ("SourceReplaced", |now| now.shards[0].index_uuid.0 = "another".to_owned()),
         ("NotBlocked", |now| drop(now.info.settings.remove("index.blocks.write"))),
