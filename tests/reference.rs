@@ -171,6 +171,8 @@ fn every_reason_that_the_engine_gives_is_explained() {
         ("src/merge/error.rs", "=> \"", "\","),
         ("src/chunk/refusal.rs", "=> \"", "\","),
         ("src/merge/act/sources.rs", "\"", ": "),
+        ("src/merge/act/deletion.rs", "\"", ": "),
+        ("src/merge/act/deletion/recheck.rs", "keep(\"", "\","),
     ] {
         let text = source(file);
         let found = between_marks(&text, begin, end).into_iter().map(str::to_owned);
@@ -178,7 +180,7 @@ fn every_reason_that_the_engine_gives_is_explained() {
             .filter(|name| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphabetic() || c == '_'));
         let before = reasons.len();
         reasons.extend(names);
-        assert!(reasons.len() >= before + 4, "{file} is written in another way now: mend this test");
+        assert!(reasons.len() >= before + 2, "{file} is written in another way now: mend this test");
     }
     let missing: Vec<&String> =
         reasons.iter().filter(|reason| !explained.contains(&format!("`{reason}`"))).collect();

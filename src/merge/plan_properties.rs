@@ -25,14 +25,16 @@ const STEPS: usize = 60;
 
 fn any_spec() -> impl Strategy<Value = ValidMerge> {
     let token = select(vec!["", "again"]);
-    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), token).prop_map(
-        |(suspend, hold, blocks, full, token)| {
+    let retention = proptest::option::of((0..4_000_u64).prop_map(Duration::from_secs));
+    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), token, retention).prop_map(
+        |(suspend, hold, blocks, full, token, retention)| {
             let mut spec = test_merge();
             spec.suspend = suspend;
             spec.cutover.hold = hold;
             spec.cutover.source_writes = if blocks { SourceWrites::Block } else { SourceWrites::Allow };
             spec.verification = if full { Verification::Full } else { Verification::Counts };
             spec.retry_token = token.to_owned();
+            spec.cutover.delete_sources_after = retention;
             spec
         },
     )
@@ -96,8 +98,12 @@ fn any_observation() -> impl Strategy<Value = Observation> {
                 blocked_sources,
                 pass_taken_at: pass,
                 retry_token: token.to_owned(),
-                completed_at: None,
-                deletion: DeletionSeen::default(),
+                completed_at: pass,
+                deletion: DeletionSeen {
+                    remaining: blocked_sources,
+                    next: (blocked_sources > 0).then_some(1),
+                    ..DeletionSeen::default()
+                },
             }
         },
     )
@@ -166,6 +172,13 @@ fn is_sound(spec: &ValidMerge, seen: &Observation, made: &Plan) {
     }
     if has(|action| matches!(action, Action::FollowDeletions)) {
         assert!(seen.copy.open == 0 && seen.verify.open == 0, "deletions are followed between passes");
+    }
+    let deletions = actions.iter().filter(|action| matches!(action, Action::DeleteSource(_))).count();
+    if deletions > 0 {
+        assert!(deletions == 1 && seen.phase == Phase::Completed && !spec.suspend);
+        assert!(seen.verdict.as_ref().is_some_and(|verdict| verdict.positive));
+        assert!(spec.cutover.delete_sources_after.is_some());
+        assert_eq!(spec.cutover.source_writes, SourceWrites::Block);
     }
     let is_over = matches!(seen.phase, Phase::Completed | Phase::Failed);
     if spec.suspend && !is_over {

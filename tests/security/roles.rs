@@ -118,3 +118,34 @@ async fn one_privilege_less_is_named_before_anything_is_changed() {
         }
     }
 }
+
+/// The role of the page, and the right that the page speaks of after it.
+fn deleting_source_role() -> Value {
+    let mut role = source_role();
+    let privileges = role.pointer_mut("/indices/0/privileges").unwrap().as_array_mut().unwrap();
+    assert!(!privileges.contains(&json!("delete_index")));
+    privileges.push(json!("delete_index"));
+    role
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_right_to_delete_is_asked_for_early_and_only_where_sources_are_to_be_deleted() {
+    for flavor in [Flavor::V8, Flavor::V9] {
+        let scene = Scene::new(flavor, flavor).await;
+        scene.fill(&odd_data(&scene)).await;
+        let deleting = |manifest: &str| {
+            let asked = "sourceWrites: Block\n    deleteSources: AfterVerification\n    retainFor: 0s";
+            manifest.replace("sourceWrites: Block", asked)
+        };
+        let destination = destination_role(&scene);
+        let without = deleting(&manifest_with(&scene, &source_role(), &destination).await);
+        for command in ["plan", "run"] {
+            let run = scene.command(command, &without).await;
+            assert!(!run.success && run.output.contains("delete_index"), "{command}: {run:?}");
+        }
+        assert!(!scene.exists(&scene.index).await, "begun without the right");
+        let with = deleting(&manifest_with(&scene, &deleting_source_role(), &destination).await);
+        let run = scene.run(&with).await;
+        assert!(run.success && run.output.contains("source indices were deleted"), "{run:?}");
+    }
+}
