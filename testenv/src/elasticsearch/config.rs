@@ -42,7 +42,8 @@ pub fn prepare(run: &Run, flavor: Flavor, program: &Path, options: &Options) -> 
     let folder = run.part_folder(flavor.part())?;
     let (config, data, logs, temporary) =
         (folder.join("config"), folder.join("data"), folder.join("logs"), folder.join("tmp"));
-    for made in [&config, &data, &logs, &temporary, &folder.join("snapshots")] {
+    let snapshots = folder.join("snapshots");
+    for made in [&config, &data, &logs, &temporary, &snapshots] {
         places::open_folder(made)?;
     }
     for file in ["jvm.options", "log4j2.properties", "role_mapping.yml", "roles.yml"] {
@@ -88,7 +89,7 @@ pub fn prepare(run: &Run, flavor: Flavor, program: &Path, options: &Options) -> 
     let (mut home, java) = (program.to_owned(), java::find(flavor)?);
     if let Some(user) = &user {
         home = places::for_every_user(&home, &folder.join("program"))?;
-        for owned in [&config, &data, &logs, &temporary] {
+        for owned in [&config, &data, &logs, &temporary, &snapshots] {
             user.own(owned)?;
         }
     }
