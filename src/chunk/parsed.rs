@@ -12,7 +12,7 @@ use super::{
     refusal::Cut,
     scan::{Scanner, Value},
     text::Text,
-    vector::Vector,
+    vector::{Vector, Written},
 };
 
 /// Keys are mapped as `integer`, and readers refuse negative ones.
@@ -256,13 +256,13 @@ impl<'a> Fields<'a> {
 
 /// The value at the scanner's position as an embedding; a null is none.
 fn embedding<'a>(scanner: &mut Scanner<'a>, size: usize) -> Result<Option<Vector<'a>>, Refusal> {
+    // Read on the way, so that a list is walked once.
     if scanner.peek() == Some(b'[') {
         return Vector::read_list(scanner, size).map(Some);
     }
     match scanner.value()? {
         Value::Null => Ok(None),
-        Value::Text(text) => Vector::read_string(text, size).map(Some),
-        _ => Err(Refusal::new(RefusalClass::Vector, "the embedding is neither a list nor a string")),
+        value => Written::InSource(value).read(size).map(Some),
     }
 }
 

@@ -251,16 +251,17 @@ impl Cluster {
 
     /// Exact number of chunks of an index.
     pub async fn count(&self, index: &IndexName) -> Result<u64> {
-        let call = strict(COUNTING, index, "_count");
-        let answer: CountAnswer = parse(COUNTING, &self.send(&call).await?)?;
-        answer.shards.check(index)?;
-        Ok(answer.count)
+        self.counted(index, &strict(COUNTING, index, "_count")).await
     }
 
     /// Exact number of chunks of an index with that value of an integer field.
     pub async fn count_where(&self, index: &IndexName, field: &str, value: i64) -> Result<u64> {
-        let call = strict(COUNTING, index, "_count").json(&json!({"query": {"term": {field: value}}}));
-        let answer: CountAnswer = parse(COUNTING, &self.send(&call).await?)?;
+        let query = json!({"query": {"term": {field: value}}});
+        self.counted(index, &strict(COUNTING, index, "_count").json(&query)).await
+    }
+
+    async fn counted(&self, index: &IndexName, call: &Call) -> Result<u64> {
+        let answer: CountAnswer = parse(COUNTING, &self.send(call).await?)?;
         answer.shards.check(index)?;
         Ok(answer.count)
     }

@@ -193,7 +193,7 @@ impl Engine {
         let (seen, rows) = self.observe().await?;
         let decided = plan(&spec, &seen, now);
         for action in &decided.actions {
-            if !self.state.keep_step(self.id, &self.process, STEP_LEASE).await? {
+            if !self.still_decides().await? {
                 return self.help(now).await;
             }
             act::act(self, &spec, action, seen.phase, now).await?;
@@ -204,7 +204,7 @@ impl Engine {
         Ok(self.report(&spec, &after, &rows, next, decided.waiting, now))
     }
 
-    /// Whether this process still has the lease of the step; renews it. For what must not be done late.
+    /// Whether this process still has the lease of the step; renews it. Asked before what must not be done late.
     pub(super) async fn still_decides(&self) -> Result<bool, MergeError> {
         Ok(self.state.keep_step(self.id, &self.process, STEP_LEASE).await?)
     }

@@ -124,6 +124,27 @@ impl Observation {
     }
 }
 
+/// A merge of which nothing is done yet, for the tests of the plan.
+#[cfg(test)]
+pub(super) fn test_observation(graph: GraphMemo) -> Observation {
+    Observation {
+        phase: Phase::Pending,
+        copy: Walk::default(),
+        verify: Walk::default(),
+        verify_behind: false,
+        keys_behind: false,
+        graph,
+        destination: DestinationSeen { settled: false, serving: true, merges_running: 0 },
+        cutover: CutoverMemo::default(),
+        verdict: None,
+        blocked_sources: 0,
+        pass_taken_at: None,
+        retry_token: String::new(),
+        completed_at: None,
+        deletion: DeletionSeen::default(),
+    }
+}
+
 /// The rows behind an observation, kept for the report.
 #[derive(Debug, Clone)]
 pub struct Rows {

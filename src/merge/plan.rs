@@ -269,15 +269,14 @@ fn synced(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
 /// A transaction: blocked, drained, last pass, compared, judged - or the blocks come off again.
 fn cutting_over(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     let cutover = &seen.cutover;
-    if cutover.started_at.is_none() {
+    let Some(started_at) = cutover.started_at else {
         // Given up by a process that died before it left the phase: nothing is blocked without an attempt, as only an
         // attempt has a time-out.
         let is_negative = seen.verdict.as_ref().is_some_and(|verdict| !verdict.positive);
         return go(vec![Action::Enter(if is_negative { Phase::Failed } else { Phase::Synced })]);
-    }
+    };
     // Also when it began far in the future: then the clock was set back, and nobody knows how long writers waited.
-    let age = cutover.started_at.map_or(Duration::ZERO, |start| super::apart(start, now));
-    if age > spec.cutover.timeout && seen.verdict.is_none() {
+    if super::apart(started_at, now) > spec.cutover.timeout && seen.verdict.is_none() {
         let reason = format!("not done within spec.cutover.timeout ({} s)", spec.cutover.timeout.as_secs());
         return go(vec![Action::RestWorkers, Action::AbandonCutover(reason), Action::Enter(Phase::Synced)]);
     }

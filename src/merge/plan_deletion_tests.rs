@@ -4,8 +4,8 @@
 use jiff::SignedDuration;
 use proptest::prelude::*;
 
-use super::super::memo::{CutoverMemo, VerdictMemo};
-use super::super::observe::{DeletionSeen, DestinationSeen, Walk};
+use super::super::memo::VerdictMemo;
+use super::super::observe::{DeletionSeen, DestinationSeen, test_observation};
 use super::super::valid::test_merge;
 use super::*;
 
@@ -34,23 +34,17 @@ fn completed(sources: i64) -> Observation {
     };
     Observation {
         phase: Phase::Completed,
-        copy: Walk::default(),
-        verify: Walk::default(),
-        verify_behind: false,
-        keys_behind: false,
-        graph: GraphMemo::Built,
         destination: DestinationSeen { settled: true, serving: true, merges_running: 0 },
-        cutover: CutoverMemo::default(),
         verdict: Some(verdict),
         blocked_sources: sources.unsigned_abs(),
         pass_taken_at: Some(at(-10)),
-        retry_token: String::new(),
         completed_at: Some(at(0)),
         deletion: DeletionSeen {
             remaining: sources.unsigned_abs(),
             next: Some(1),
             ..DeletionSeen::default()
         },
+        ..test_observation(GraphMemo::Built)
     }
 }
 

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
 use super::super::memo::{CutoverMemo, VerdictMemo};
-use super::super::observe::{DeletionSeen, DestinationSeen, Walk};
+use super::super::observe::{Walk, test_observation};
 use super::super::valid::test_merge;
 use super::*;
 
@@ -30,22 +30,7 @@ struct World {
 
 impl World {
     fn new(graph: GraphMemo, writes: u32, positive: bool) -> World {
-        let seen = Observation {
-            phase: Phase::Pending,
-            copy: Walk::default(),
-            verify: Walk::default(),
-            verify_behind: false,
-            keys_behind: false,
-            graph,
-            destination: DestinationSeen { settled: false, serving: true, merges_running: 0 },
-            cutover: CutoverMemo::default(),
-            verdict: None,
-            blocked_sources: 0,
-            pass_taken_at: None,
-            retry_token: String::new(),
-            completed_at: None,
-            deletion: DeletionSeen::default(),
-        };
+        let seen = test_observation(graph);
         World {
             spec: test_merge(),
             seen,

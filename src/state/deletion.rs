@@ -27,15 +27,6 @@ impl SourceDeletion {
         }
     }
 
-    /// Whether nothing more is to be done about the index.
-    #[must_use]
-    pub const fn is_final(&self) -> bool {
-        match self {
-            Self::Intended => false,
-            Self::Deleted | Self::Kept(_) | Self::Missing => true,
-        }
-    }
-
     /// From the two columns; `None` for what no version of this program wrote.
     pub(super) fn parse(stored: &str, kept_because: Option<String>) -> Option<Self> {
         match (stored, kept_because) {

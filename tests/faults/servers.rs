@@ -47,9 +47,7 @@ async fn a_red_source_is_named_and_the_others_go_on() {
         .expect("Postgres answers");
     assert_eq!(named, 1, "{}", program.output());
     source.put(&settings, &away(None)).await.expect("healed");
-    program.stop().expect("it stops");
-    program.set_manifest(&scene.merge.manifest(&scene.ways, &Tuning::default())).expect("a file");
-    program.restart().expect("it starts");
+    scene.let_go(&program);
     scene.ends_well(&program).await;
 }
 

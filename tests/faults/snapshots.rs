@@ -62,9 +62,7 @@ async fn a_source_that_is_restored_from_a_snapshot_is_read_anew() {
     followed(&scene.merge.destination_client, &scene.merge.index, &index).await;
     assert!(source.delete_index(&index).await.expect("an answer"));
     set_back(source, &index).await;
-    program.stop().expect("it stops");
-    program.set_manifest(&scene.merge.manifest(&scene.ways, &Tuning::default())).expect("a file");
-    program.restart().expect("it starts");
+    scene.let_go(&program);
     scene.ends_well(&program).await;
 }
 
@@ -82,9 +80,7 @@ async fn a_destination_that_is_set_back_by_a_snapshot_is_mended() {
     followed(destination, &scene.merge.index, &index).await;
     destination.post_empty(&format!("/{}/_close", scene.merge.index)).await.expect("closed");
     set_back(destination, &scene.merge.index).await;
-    program.stop().expect("it stops");
-    program.set_manifest(&scene.merge.manifest(&scene.ways, &Tuning::default())).expect("a file");
-    program.restart().expect("it starts");
+    scene.let_go(&program);
     scene.ends_well(&program).await;
     assert!(program.output().contains("was set back to an older state"), "{}", program.output());
 }

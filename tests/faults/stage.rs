@@ -63,6 +63,13 @@ impl Scene<'_> {
             .expect("the program starts")
     }
 
+    /// Starts a program that was held again, without the hold.
+    pub fn let_go(&self, program: &Program) {
+        program.stop().expect("it stops");
+        program.set_manifest(&self.merge.manifest(&self.ways, &Tuning::default())).expect("a file");
+        program.restart().expect("it starts");
+    }
+
     /// Waits for a phase.
     pub async fn reaches(&self, phases: &[&str]) -> String {
         self.merge.reaches(phases, PATIENCE).await.expect("the merge goes on")

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::{STEPS, is_sound};
 use crate::merge::memo::{CutoverMemo, GraphMemo, VerdictMemo};
-use crate::merge::observe::{DeletionSeen, DestinationSeen, Observation, Walk};
+use crate::merge::observe::{Observation, test_observation};
 use crate::merge::phase::Phase;
 use crate::merge::plan::{Action, Next, Plan, plan};
 use crate::merge::valid::{SourceWrites, ValidMerge, Verification};
@@ -48,22 +48,7 @@ pub struct World {
 
 impl World {
     pub fn new(graph: GraphMemo, positive: bool) -> World {
-        let seen = Observation {
-            phase: Phase::Pending,
-            copy: Walk::default(),
-            verify: Walk::default(),
-            verify_behind: false,
-            keys_behind: false,
-            graph,
-            destination: DestinationSeen { settled: false, serving: true, merges_running: 0 },
-            cutover: CutoverMemo::default(),
-            verdict: None,
-            blocked_sources: 0,
-            pass_taken_at: None,
-            retry_token: String::new(),
-            completed_at: None,
-            deletion: DeletionSeen::default(),
-        };
+        let seen = test_observation(graph);
         World { seen, end: 10, planned: 0, copied: 0, compared: 0, positive }
     }
 

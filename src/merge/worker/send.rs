@@ -5,7 +5,7 @@
 //! - The one exception: a chunk that answers an error of the class of 500 each time, [`STRIKES`] times at the least,
 //!   while most of its body was taken. It gets a trial beside the words of a neighbour; if only those are read, the
 //!   chunk is refused, and its neighbours go on.
-//! - A body that is too large is sent in halves.
+//! - A body that is too large is sent in halves, and so is what a server with little room rejects.
 
 use std::time::Duration;
 
