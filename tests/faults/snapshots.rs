@@ -49,7 +49,6 @@ async fn followed(server: &Cluster, index: &str, collection: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet seen to pass"]
 async fn a_source_that_is_restored_from_a_snapshot_is_read_anew() {
     let stage = Stage::take().await;
     let scene = stage.scene().await;
@@ -67,7 +66,6 @@ async fn a_source_that_is_restored_from_a_snapshot_is_read_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet seen to pass"]
 async fn a_destination_that_is_set_back_by_a_snapshot_is_mended() {
     let stage = Stage::take().await;
     let scene = stage.scene().await;
