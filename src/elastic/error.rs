@@ -180,6 +180,14 @@ impl ElasticError {
         self.kind() == Some(IS_ALIAS)
     }
 
+    /// Whether a block of one index forbids it: not a missing privilege, and not a block of the whole cluster.
+    #[must_use]
+    pub fn is_block_of_an_index(&self) -> bool {
+        self.category == ErrorCategory::Forbidden
+            && self.kind() == Some(CLUSTER_BLOCK)
+            && self.reason.contains("index [")
+    }
+
     /// Whether no complete answer came within our own time limit, so that the server may still be at work.
     pub(super) fn is_own_timeout(&self) -> bool {
         self.kind() == Some(OWN_TIMEOUT)

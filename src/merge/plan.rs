@@ -194,6 +194,7 @@ fn indexing(spec: &ValidMerge, seen: &Observation) -> Plan {
     match &seen.graph {
         GraphMemo::Loading => return go(vec![Action::RestWorkers, Action::SwitchIndexOptions]),
         GraphMemo::Switched { .. } if seen.destination.merges_running > 0 => return poll(SERVER_BUSY),
+        GraphMemo::Switched { rounds: 0, .. } => return go(vec![Action::RewriteSegments]),
         GraphMemo::Switched { .. } => {
             return Plan { next: Next::After(SERVER_BUSY), ..go(vec![Action::RewriteSegments]) };
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, PgPool, Postgres, Transaction};
 
 use super::{Result, StateError};
 use crate::postgres::{self, Access, Category, Failure, Login, Session};
@@ -72,6 +72,17 @@ impl State {
             .await
             .map(|_| ())
             .map_err(StateError::during("asking Postgres for a sign of life"))
+    }
+
+    /// Begins a transaction whose commit does not wait for the disk.
+    ///
+    /// For what may be done again if the database's machine fails within the next moments: what it loses then is the
+    /// end of what was committed, never something from the middle, so no later promise is kept without an earlier one.
+    pub(super) async fn begin_relaxed(&self, doing: &'static str) -> Result<Transaction<'static, Postgres>> {
+        self.pool
+            .begin_with("BEGIN; SET LOCAL synchronous_commit TO off")
+            .await
+            .map_err(StateError::during(doing))
     }
 
     /// Closes all connections; calls made later fail.

@@ -6,48 +6,57 @@
 
 use std::time::Duration;
 
+use sqlx::Postgres;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+
 use super::{MergeId, Result, State, StateError};
 
 impl State {
     /// Takes the lease, or renews it if `process` has it: `true` if it is that process's until `lease` from now, by
     /// the database's clock.
     pub async fn take_step(&self, merge: MergeId, process: &str, lease: Duration) -> Result<bool> {
-        sqlx::query(
+        let take = sqlx::query(
             "UPDATE merge SET stepper = $2, stepper_until = clock_timestamp() + make_interval(secs => $3) \
              WHERE id = $1 AND (stepper = $2 OR stepper IS NULL OR stepper_until < clock_timestamp())",
+        );
+        self.change_lease(
+            "taking the lease of a step",
+            take.bind(merge).bind(process).bind(lease.as_secs_f64()),
         )
-        .bind(merge)
-        .bind(process)
-        .bind(lease.as_secs_f64())
-        .execute(&self.pool)
         .await
-        .map(|done| done.rows_affected() == 1)
-        .map_err(StateError::during("taking the lease of a step"))
     }
 
     /// Renews the lease: `false` if it ran out and somebody else took it.
     pub async fn keep_step(&self, merge: MergeId, process: &str, lease: Duration) -> Result<bool> {
-        sqlx::query(
+        let keep = sqlx::query(
             "UPDATE merge SET stepper_until = clock_timestamp() + make_interval(secs => $3) \
              WHERE id = $1 AND stepper = $2",
+        );
+        self.change_lease(
+            "renewing the lease of a step",
+            keep.bind(merge).bind(process).bind(lease.as_secs_f64()),
         )
-        .bind(merge)
-        .bind(process)
-        .bind(lease.as_secs_f64())
-        .execute(&self.pool)
         .await
-        .map(|done| done.rows_affected() == 1)
-        .map_err(StateError::during("renewing the lease of a step"))
     }
 
     /// Gives the lease back, if it is still that process's.
     pub async fn end_step(&self, merge: MergeId, process: &str) -> Result<()> {
-        sqlx::query("UPDATE merge SET stepper = NULL WHERE id = $1 AND stepper = $2")
-            .bind(merge)
-            .bind(process)
-            .execute(&self.pool)
-            .await
-            .map(|_| ())
-            .map_err(StateError::during("giving the lease of a step back"))
+        let end = sqlx::query("UPDATE merge SET stepper = NULL WHERE id = $1 AND stepper = $2");
+        self.change_lease("giving the lease of a step back", end.bind(merge).bind(process)).await.map(drop)
+    }
+
+    /// Runs `change`, and says whether a row was changed. A lease is worth nothing after a crash of the database, so
+    /// its disk is not waited for.
+    async fn change_lease(
+        &self,
+        doing: &'static str,
+        change: Query<'_, Postgres, PgArguments>,
+    ) -> Result<bool> {
+        let during = StateError::during(doing);
+        let mut transaction = self.begin_relaxed(doing).await?;
+        let done = change.execute(&mut *transaction).await.map_err(&during)?;
+        transaction.commit().await.map_err(&during)?;
+        Ok(done.rows_affected() == 1)
     }
 }

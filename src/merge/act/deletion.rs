@@ -74,7 +74,8 @@ async fn delete_now(engine: &Engine, name: &IndexName) -> Result<SourceDeletion,
 
 /// Whether the server refuses the deletion of this one index. A missing privilege concerns them all.
 fn is_refused_for_good(error: &ElasticError) -> bool {
-    error.category() == ErrorCategory::Invalid && error.kind() != Some(IN_A_SNAPSHOT)
+    let is_invalid = error.category() == ErrorCategory::Invalid && error.kind() != Some(IN_A_SNAPSHOT);
+    is_invalid || error.is_block_of_an_index()
 }
 
 fn tell(source: &SourceRow, outcome: &SourceDeletion) {

@@ -20,16 +20,18 @@ use crate::merge::observe::parse_memo;
 const CALL: Duration = Duration::from_secs(20);
 /// A shard below this fits one segment of the merge policy's default size (5 GB), with room for its graph.
 const ONE_SEGMENT: u64 = 3 << 30;
+/// Documents of a shard that are written again, at most.
+const TOUCHED: usize = 8;
+/// One document in so many is written again where segments are large: each of the policy's size holds thousands.
+const RARE: usize = 100;
 /// Rounds after which flat segments are called a failure rather than work in progress.
 const MAX_ROUNDS: u32 = 200;
 
 /// Puts the wanted options into the mapping, then marks everything that was written up to now. What was written in
 /// between has the wanted form already and is rewritten all the same, whoever wrote it; nothing flat is above a mark.
 pub(super) async fn switch(engine: &Engine) -> Result<(), MergeError> {
-    let name = &engine.merge.destination.index;
     let wanted = destination::index_spec(&engine.merge.destination, engine.destination.version());
     put_index_options(engine, &wanted.index_options).await?;
-    engine.destination.flush(name).await.map_err(MergeError::Destination)?;
     let marks = marks(&segments(engine).await?);
     tracing::info!(?marks, options = %wanted.index_options, "the wanted index options are in the mapping");
     engine.edit_memo(|memo| memo.graph = GraphMemo::Switched { marks, rounds: 0 }).await.map(drop)
@@ -67,7 +69,6 @@ pub(super) async fn rewrite(engine: &Engine) -> Result<(), MergeError> {
         )));
     }
     let small = reports.iter().all(|report| shard_bytes(report) < ONE_SEGMENT);
-    let name = &engine.merge.destination.index;
     if small {
         // A shard of one segment would not be rewritten: give it a second one.
         let single: Vec<ShardNumber> = reports
@@ -75,11 +76,13 @@ pub(super) async fn rewrite(engine: &Engine) -> Result<(), MergeError> {
             .filter(|report| flat.contains(&report.shard) && searchable(report).count() == 1)
             .map(|report| report.shard)
             .collect();
-        touch(engine, &single, |_| true).await?;
-        engine.destination.flush(name).await.map_err(MergeError::Destination)?;
+        touch(engine, &single, TOUCHED, |_| true).await?;
         engine
             .destination
-            .force_merge(name, ForceMerge::MaxSegments { segments: 1, limit: CALL })
+            .force_merge(
+                &engine.merge.destination.index,
+                ForceMerge::MaxSegments { segments: 1, limit: CALL },
+            )
             .await
             .map_err(MergeError::Destination)?;
     } else {
@@ -111,8 +114,7 @@ async fn expunge(
         .filter(|report| flat_segments(report, marks).any(|segment| segment.deleted_docs == 0))
         .map(|report| report.shard)
         .collect();
-    // One document in a hundred: each segment of the policy's size holds thousands.
-    touch(engine, &untouched, |position| position % 100 == 0).await?;
+    touch(engine, &untouched, 2 * RARE, |position| position % RARE == 0).await?;
     let setting = "index.merge.policy.expunge_deletes_allowed";
     engine.destination.put_settings(names, &json!({setting: 0})).await.map_err(MergeError::Destination)?;
     engine.destination.flush(name).await.map_err(MergeError::Destination)?;
@@ -121,10 +123,12 @@ async fn expunge(
     merged.map(drop).map_err(MergeError::Destination)
 }
 
-/// Writes documents again as they are (same content, same version), one of each shard or a sample.
+/// Writes documents again as they are (same content, same version): of those that a look at `look_at` finds in each
+/// shard, the chosen ones.
 async fn touch(
     engine: &Engine,
     shards: &[ShardNumber],
+    look_at: usize,
     choose: impl Fn(usize) -> bool,
 ) -> Result<(), MergeError> {
     let name = &engine.merge.destination.index;
@@ -134,13 +138,14 @@ async fn touch(
             .sample(
                 name,
                 shard,
-                200,
+                look_at,
                 ReadLane::Source { ask_for_vectors: engine.destination.version().at_least(9, 2) },
             )
             .await
             .map_err(MergeError::Destination)?;
         let mut body = BulkBody::with_capacity(64 * 1024);
-        for (_, hit) in sample.hits.iter().enumerate().filter(|(position, _)| choose(*position)).take(8) {
+        for (_, hit) in sample.hits.iter().enumerate().filter(|(position, _)| choose(*position)).take(TOUCHED)
+        {
             body.begin_index(&hit.id, hit.version, BulkVersioning::ExternalGte)
                 .extend_from_slice(hit.source());
             body.end();
