@@ -1,5 +1,5 @@
 //! What is not a race: memory, the cost per chunk of larger data, several workers, coming back after a kill, a merge
-//! that only waits, and the limit that a user sets.
+//! that only waits, the limit that a user sets, and search quality.
 
 use std::fmt::Write as _;
 use std::process::Child;
@@ -14,7 +14,7 @@ use crate::corpus::Corpus;
 use crate::link::Link;
 use crate::ours::{self, Ask, Ran};
 use crate::server::Server;
-use crate::{Cli, Extra, destination, source};
+use crate::{Cli, Extra, destination, recall, source};
 
 /// One-way delay of the slow network.
 const DELAY: Duration = Duration::from_millis(20);
@@ -32,6 +32,9 @@ pub async fn run(cli: &Cli, postgres: &Postgres) -> Result<String> {
             Extra::Resume => bench.resume().await,
             Extra::Idle => bench.idle().await,
             Extra::Rate => bench.rate().await,
+            Extra::Recall => {
+                recall::measure(&server, postgres, if cli.quick { 15_000 } else { 40_000 }).await
+            }
         };
         let text = text.with_context(|| format!("{extra:?}"))?;
         eprint!("bench: {extra:?}\n{text}");

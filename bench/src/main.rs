@@ -11,6 +11,7 @@ mod link;
 mod ours;
 mod peers;
 mod process;
+mod recall;
 mod report;
 mod server;
 mod source;
@@ -84,11 +85,14 @@ pub enum Extra {
     Idle,
     /// The limit that a user sets.
     Rate,
+    /// Search quality after a graph that came last.
+    Recall,
 }
 
 impl Extra {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Size, Self::Workers, Self::Resume, Self::Idle, Self::Rate];
+    pub const ALL: [Self; 6] =
+        [Self::Size, Self::Workers, Self::Resume, Self::Idle, Self::Rate, Self::Recall];
 }
 
 /// Who does it.

@@ -17,7 +17,8 @@ const AT_ONCE: usize = 4;
 
 /// Creates and fills the indices of all collections, unless they are there already.
 pub async fn fill(server: &Server, corpus: &std::sync::Arc<Corpus>) -> Result<()> {
-    if count(server).await? == corpus.chunks() {
+    // A case that has as many chunks in other collections is another case.
+    if names(server).await?.len() == corpus.collections.len() && count(server).await? == corpus.chunks() {
         return Ok(());
     }
     empty(server).await?;
@@ -63,16 +64,20 @@ pub async fn fill(server: &Server, corpus: &std::sync::Arc<Corpus>) -> Result<()
 /// Deletes every index.
 pub async fn empty(server: &Server) -> Result<()> {
     let listed = server.get("/_resolve/index/*").await?;
-    let names: Vec<&str> = listed["indices"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|index| index["name"].as_str())
-        .collect();
-    for group in names.chunks(200) {
+    for group in listed_names(&listed).chunks(200) {
         server.delete(&group.join(",")).await?;
     }
     Ok(())
+}
+
+/// The source indices that are there.
+async fn names(server: &Server) -> Result<Vec<String>> {
+    let listed = server.get("/_resolve/index/*,-.*,-merged*").await?;
+    Ok(listed_names(&listed).into_iter().map(str::to_owned).collect())
+}
+
+fn listed_names(listed: &serde_json::Value) -> Vec<&str> {
+    listed["indices"].as_array().into_iter().flatten().filter_map(|index| index["name"].as_str()).collect()
 }
 
 async fn count(server: &Server) -> Result<u64> {
