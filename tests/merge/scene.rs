@@ -14,8 +14,9 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use testenv::elasticsearch::{self, Elasticsearch};
 use testenv::postgres::{Database, Postgres};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
+use tokio::sync::watch;
 
 pub use testenv::elasticsearch::Flavor;
 
@@ -96,6 +97,15 @@ impl Scene {
 
     /// The manifest, with its secrets.
     pub fn manifest(&self, dimensions: usize) -> String {
+        self.manifest_from(&self.source, dimensions)
+    }
+
+    /// The same merge, from the destination's cluster: an address that leads elsewhere.
+    pub fn manifest_of_another_source(&self, dimensions: usize) -> String {
+        self.manifest_from(&self.destination, dimensions)
+    }
+
+    fn manifest_from(&self, source: &elasticsearch::Access, dimensions: usize) -> String {
         let ca = |access: &elasticsearch::Access| {
             let pem = std::fs::read_to_string(access.ca.as_ref().expect("TLS")).expect("the CA");
             pem.replace('\n', "\n    ")
@@ -152,13 +162,13 @@ spec:
     sourceWrites: Block
 "#,
             url = self.database_url,
-            source_user = self.source.username,
-            source_password = self.source.password,
-            source_ca = ca(&self.source),
+            source_user = source.username,
+            source_password = source.password,
+            source_ca = ca(source),
             destination_user = self.destination.username,
             destination_password = self.destination.password,
             destination_ca = ca(&self.destination),
-            source_url = self.source.url,
+            source_url = source.url,
             destination_url = self.destination.url,
             index = self.index,
         )
@@ -498,6 +508,24 @@ pub async fn ended(child: tokio::process::Child) -> Run {
         .expect("it can be waited for");
     let run = Run::from(output);
     eprintln!("{}", run.output);
+    run
+}
+
+/// The same, while what it says can be read in `said`.
+pub async fn ended_telling(mut child: tokio::process::Child, said: watch::Sender<String>) -> Run {
+    let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+    let said = tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            eprintln!("{line}");
+            said.send_modify(|text| {
+                text.push_str(&line);
+                text.push('\n');
+            });
+        }
+        said.borrow().clone()
+    });
+    let mut run = ended(child).await;
+    run.output += &said.await.expect("it was read");
     run
 }
 

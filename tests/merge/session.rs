@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::scene::{Run, Scene, ended, start};
+use crate::scene::{Run, Scene, ended_telling, start};
 
 /// How long a phase or a change in the destination is waited for.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -14,6 +15,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A running `es-index-merge run`.
 pub struct Session {
     pid: u32,
+    said: watch::Receiver<String>,
     end: JoinHandle<Run>,
 }
 
@@ -21,7 +23,17 @@ impl Session {
     pub async fn start(manifest: &str) -> Session {
         let child = start("run", manifest).await;
         let pid = child.id().expect("it runs");
-        Session { pid, end: tokio::spawn(ended(child)) }
+        let (tell, said) = watch::channel(String::new());
+        Session { pid, said, end: tokio::spawn(ended_telling(child, tell)) }
+    }
+
+    /// Waits until it has said that.
+    pub async fn says(&mut self, words: &str) {
+        let heard = self.said.wait_for(|text| text.contains(words));
+        tokio::time::timeout(PATIENCE, heard)
+            .await
+            .expect("it says so in time")
+            .expect("it says so before it ends");
     }
 
     /// Waits for its end by itself.

@@ -59,6 +59,20 @@ impl<'a> Shelf<'a> {
         self.scene.source_cluster.put(&format!("/{}", self.index), &body).await.unwrap();
     }
 
+    /// An index whose only shard no node may have.
+    pub async fn create_index_without_a_place(&self) {
+        let mut body = Mapping::Templates.body(DIMENSIONS, 1).unwrap();
+        body["settings"]["index.routing.allocation.require._name"] = "nobody".into();
+        let path = format!("/{}?wait_for_active_shards=0", self.index);
+        self.scene.source_cluster.put(&path, &body).await.unwrap();
+    }
+
+    pub async fn give_it_a_place(&self) {
+        let path = format!("/{}/_settings", self.index);
+        let anywhere = json!({"index.routing.allocation.require._name": null});
+        self.scene.source_cluster.put(&path, &anywhere).await.unwrap();
+    }
+
     pub async fn delete_index(&self) {
         assert!(self.scene.source_cluster.delete_index(&self.index).await.unwrap());
     }

@@ -136,8 +136,10 @@ async fn an_index_that_is_not_what_was_verified_is_kept_and_the_next_one_goes() 
     let scene = Scene::new(Flavor::V8, Flavor::V9).await;
     let source = &scene.source_cluster;
     let manifest = deleting(&scene);
-    let shelves = merged(&scene, &manifest, 8).await;
-    let [anew, alias, written, lifted, updated, fewer, closed, same] = &shelves[..] else { panic!("eight") };
+    let shelves = merged(&scene, &manifest, 9).await;
+    let [anew, alias, written, lifted, updated, fewer, closed, protected, same] = &shelves[..] else {
+        panic!("nine")
+    };
 
     anew.delete_index().await;
     anew.create_index(1).await;
@@ -171,6 +173,9 @@ async fn an_index_that_is_not_what_was_verified_is_kept_and_the_next_one_goes() 
 
     source.require(Method::POST, &format!("/{}/_close", closed.index), None).await.unwrap();
 
+    let read_only = format!("/{}/_settings", protected.index);
+    source.put(&read_only, &json!({"index.blocks.read_only": true})).await.unwrap();
+
     wait_a_day(&scene).await;
     let run = run_deleting(&scene, &manifest).await;
     let expected = [
@@ -181,12 +186,13 @@ async fn an_index_that_is_not_what_was_verified_is_kept_and_the_next_one_goes() 
         (updated, "SourceChanged"),
         (fewer, "DestinationChanged"),
         (closed, "SourceClosed"),
+        (protected, "DeletionRefused"),
         (same, "deleted"),
     ];
     let expected = expected.map(|(shelf, word)| (shelf.collection, word.to_owned()));
     assert_eq!(outcomes(&scene).await, BTreeMap::from(expected), "{run:?}");
     assert!(
-        run.output.contains("1 source indices were deleted, 7 are kept (see status.attention)"),
+        run.output.contains("1 source indices were deleted, 8 are kept (see status.attention)"),
         "{run:?}"
     );
     for shelf in &shelves {
@@ -202,7 +208,8 @@ async fn an_index_that_is_not_what_was_verified_is_kept_and_the_next_one_goes() 
     let again =
         run_deleting(&scene, &manifest.replace("  contract:", "  retryToken: again\n  contract:")).await;
     assert!(!exists(&scene, &lifted.index).await, "{again:?}");
-    assert!(again.output.contains("2 source indices were deleted, 6 are kept"), "{again:?}");
+    assert!(again.output.contains("2 source indices were deleted, 7 are kept"), "{again:?}");
+    source.put(&read_only, &json!({"index.blocks.read_only": null})).await.unwrap();
     source.delete_index(&elsewhere).await.unwrap();
 }
 

@@ -1,0 +1,129 @@
+//! What a merge needs and cannot have for a while: it says what it waits for, holds up nobody else, and goes on.
+
+use sqlx::postgres::PgPoolOptions;
+use testenv::postgres::Postgres;
+
+use crate::deletions::held;
+use crate::scene::{DIMENSIONS, Flavor, Scene};
+use crate::session::Session;
+use crate::shelf::Shelf;
+
+async fn ends_well(scene: &Scene) {
+    let run = scene.run(&scene.manifest(DIMENSIONS)).await;
+    assert!(run.success, "{run:?}");
+    let verdict = scene.check(DIMENSIONS).await;
+    assert!(verdict.is_good(), "{verdict}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_whose_shard_has_no_place_is_named_and_holds_up_nobody() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let _tables = Shelf::tables(&scene).await;
+    let healthy = Shelf::create(&scene, scene.first_id, 1).await;
+    healthy.put_document(scene.first_id, 6, "there").await;
+    let red = Shelf::row(&scene, scene.first_id + 1).await;
+    red.create_index_without_a_place().await;
+
+    let session = Session::start(&held(&scene.manifest(DIMENSIONS))).await;
+    scene.wait_for_phase("Synced").await;
+    assert_eq!(healthy.in_destination().await.len(), 6);
+    let named = "SELECT memo::text LIKE '%IndexUnavailable: %' FROM es_index_merge.merge";
+    let named: bool = sqlx::query_scalar(named).fetch_one(&scene.pool).await.unwrap();
+    assert!(named);
+
+    red.give_it_a_place().await;
+    red.put_document(scene.first_id + 1, 7, "there at last").await;
+    scene.wait_for_a_whole_pass().await;
+    assert_eq!(red.in_destination().await.len(), 7);
+    session.stop().await;
+    ends_well(&scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_have_no_node_are_waited_for_and_said() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let _tables = Shelf::tables(&scene).await;
+    let shelf = Shelf::create(&scene, scene.first_id, 1).await;
+    shelf.put_document(scene.first_id, 6, "there").await;
+    let manifest = scene.manifest(DIMENSIONS);
+    let with_replica = manifest.replace("numberOfReplicas: 0", "numberOfReplicas: 1");
+    assert_ne!(with_replica, manifest);
+
+    let mut session = Session::start(&with_replica).await;
+    session.says("waits until every shard and replica of the destination is assigned").await;
+    assert_eq!(scene.phase().await.as_deref(), Some("Indexing"));
+    scene.set("index.number_of_replicas", "0").await;
+    let run = session.end().await;
+    assert!(run.success, "{run:?}");
+    let verdict = scene.check(DIMENSIONS).await;
+    assert!(verdict.is_good(), "{verdict}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_leads_to_another_cluster_is_not_believed() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let _tables = Shelf::tables(&scene).await;
+    let shelf = Shelf::create(&scene, scene.first_id, 1).await;
+    shelf.put_document(scene.first_id, 6, "there").await;
+    scene.run_until(&held(&scene.manifest(DIMENSIONS)), "Synced").await;
+
+    let astray = scene.run(&held(&scene.manifest_of_another_source(DIMENSIONS))).await;
+    assert!(!astray.success, "{astray:?}");
+    assert!(astray.output.contains("but this merge began with cluster"), "{astray:?}");
+    assert_eq!(shelf.in_destination().await.len(), 6);
+    ends_well(&scene).await;
+}
+
+/// The state is in another database, so that only the application's is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_applications_database_may_be_away_for_a_while() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let _tables = Shelf::tables(&scene).await;
+    let shelf = Shelf::create(&scene, scene.first_id, 1).await;
+    shelf.put_document(scene.first_id, 6, "there").await;
+    let state =
+        tokio::task::spawn_blocking(|| Postgres::shared().unwrap().database().unwrap()).await.unwrap();
+    let apart = |manifest: String| {
+        let secret = format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: state}}\nstringData: {{url: \"{}\"}}\n---\n",
+            state.url
+        );
+        let named = "  state: {postgres: {urlSecretRef: {name: state, key: url}}}\n  contract:";
+        secret + &manifest.replace("  contract:", named)
+    };
+    let elsewhere = PgPoolOptions::new().max_connections(1).connect(&state.url).await.unwrap();
+    let mut session = Session::start(&apart(held(&scene.manifest(DIMENSIONS)))).await;
+    let phase = "SELECT count(*) FROM es_index_merge.merge WHERE phase = 'Synced'";
+    scene
+        .wait_for("Synced", async || {
+            let synced: Result<i64, _> = sqlx::query_scalar(phase).fetch_one(&elsewhere).await;
+            (synced.unwrap_or(0) == 1).then_some(())
+        })
+        .await;
+
+    let name = scene.database_name();
+    let allow = async |allowed: bool| {
+        let statement = format!("ALTER DATABASE \"{name}\" WITH ALLOW_CONNECTIONS {allowed}");
+        sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&elsewhere).await.unwrap();
+    };
+    allow(false).await;
+    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1")
+        .bind(&name)
+        .execute(&elsewhere)
+        .await
+        .unwrap();
+    session.says("spec.collections").await;
+    allow(true).await;
+    shelf.put_document(scene.first_id + 1, 5, "after it").await;
+    scene
+        .wait_for("the chunks that came after it", async || {
+            (shelf.in_destination().await.len() == 11).then_some(())
+        })
+        .await;
+    session.stop().await;
+    let run = scene.run(&apart(scene.manifest(DIMENSIONS))).await;
+    assert!(run.success, "{run:?}");
+    elsewhere.close().await;
+    let verdict = scene.check(DIMENSIONS).await;
+    assert!(verdict.is_good(), "{verdict}");
+}
