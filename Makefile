@@ -43,12 +43,21 @@ chaos-quick: ## The same for two minutes: one merge
 	@CHAOS_MINUTES=2 $(MAKE) --no-print-directory chaos
 
 # The parts come up while the tests compile. Each run has its own (two runs can go on at once), which are ended
-# whatever happens; those of a run that was killed are ended by the next one.
+# whatever happens; those of a run that was killed are ended by the next one. The tests of faults have servers of their
+# own and mostly wait: they run beside all others, and what they say is shown after them.
+APART := faults
+TESTS := $(basename $(notdir $(wildcard tests/*.rs */tests/*.rs))) $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs))
 test: testenv ## All tests: unit, property, real Postgres, Elasticsearch 8 and 9, Kubernetes
-	@export TESTENV_NAME="$${TESTENV_NAME:-test-$$$$}"; \
-	trap 'wait; $(TESTENV) down' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
+	@export TESTENV_NAME="$${TESTENV_NAME:-test-$$$$}"; log=$$(mktemp); apart=; \
+	trap 'kill $$apart 2>/dev/null; wait; $(TESTENV) down; rm -f "$$log"' EXIT; \
+	trap 'exit 130' INT; trap 'exit 143' TERM; \
 	$(TESTENV) up --owner $$$$ & up=$$!; \
-	$(CARGO) test --workspace --no-run && wait $$up && $(CARGO) test --workspace --no-fail-fast
+	$(CARGO) test --workspace --no-run && wait $$up || exit 1; \
+	$(CARGO) test --workspace --no-fail-fast --test $(APART) >"$$log" 2>&1 & apart=$$!; \
+	status=0; \
+	$(CARGO) test --workspace --no-fail-fast --lib --bins $(addprefix --test ,$(filter-out $(APART),$(TESTS))) || status=1; \
+	$(CARGO) test --workspace --no-fail-fast --doc || status=1; \
+	wait $$apart || status=1; apart=; cat "$$log"; exit $$status
 
 test-unit: ## The tests that need no server
 	$(CARGO) test --workspace --lib --bins
@@ -85,9 +94,10 @@ crd: ## Write the custom resource definition again, from the Rust types
 	$(CARGO) run --quiet --bin es-index-merge -- crd > $(CRD).new
 	mv $(CRD).new $(CRD)
 
-# Three minutes to build, once.
+# A minute or two to build, once: it has little to do, so it is not optimised much.
 $(DENY):
-	CARGO_TARGET_DIR=$(CACHE)/tools/target $(CARGO) install --locked --root $(CACHE)/tools cargo-deny@0.20.2
+	CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+	  CARGO_TARGET_DIR=$(CACHE)/tools/target $(CARGO) install --locked --root $(CACHE)/tools cargo-deny@0.20.2
 	rm -rf $(CACHE)/tools/target
 
 $(FUZZ):

@@ -54,8 +54,8 @@ pub async fn fill(server: &Server, corpus: &std::sync::Arc<Corpus>) -> Result<()
         .buffer_unordered(AT_ONCE)
         .try_for_each(|()| async { Ok(()) })
         .await?;
-    server.put("/*,-.*/_settings", &json!({"index.refresh_interval": null})).await?;
-    server.command("/*,-.*/_flush").await?;
+    server.put("/*,-.*/_settings?ignore_unavailable=true", &json!({"index.refresh_interval": null})).await?;
+    server.command("/*,-.*/_flush?ignore_unavailable=true").await?;
     let filled = count(server).await?;
     ensure!(filled == corpus.chunks(), "{filled} chunks are in the sources, not {}", corpus.chunks());
     Ok(())
@@ -72,8 +72,9 @@ pub async fn empty(server: &Server) -> Result<()> {
 
 /// The source indices that are there.
 async fn names(server: &Server) -> Result<Vec<String>> {
-    let listed = server.get("/_resolve/index/*,-.*,-merged*").await?;
-    Ok(listed_names(&listed).into_iter().map(str::to_owned).collect())
+    let listed = server.get("/_resolve/index/*").await?;
+    let is_source = |name: &&str| !name.starts_with('.') && !name.starts_with("merged");
+    Ok(listed_names(&listed).into_iter().filter(is_source).map(str::to_owned).collect())
 }
 
 fn listed_names(listed: &serde_json::Value) -> Vec<&str> {
@@ -81,8 +82,8 @@ fn listed_names(listed: &serde_json::Value) -> Vec<&str> {
 }
 
 async fn count(server: &Server) -> Result<u64> {
-    server.command("/*,-.*,-merged*/_refresh").await?;
-    Ok(server.get("/*,-.*,-merged*/_count").await?["count"].as_u64().unwrap_or(0))
+    server.command("/*,-.*,-merged*/_refresh?ignore_unavailable=true").await?;
+    Ok(server.get("/*,-.*,-merged*/_count?ignore_unavailable=true").await?["count"].as_u64().unwrap_or(0))
 }
 
 /// Which chunks go into which request.
@@ -123,5 +124,8 @@ fn lines(corpus: &Corpus, parts: &[Part], form: VectorForm) -> Bytes {
 
 /// Writers are let in again: a merge leaves its sources blocked.
 pub async fn unblock(server: &Server) -> Result<()> {
-    server.put("/*,-.*/_settings", &json!({"index.blocks.write": null})).await.map(drop)
+    server
+        .put("/*,-.*/_settings?ignore_unavailable=true", &json!({"index.blocks.write": null}))
+        .await
+        .map(drop)
 }

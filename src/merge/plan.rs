@@ -230,10 +230,11 @@ fn synced(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
         // Left by a process that was stopped in the middle of an attempt and went on after it was given up.
         return go(vec![Action::UnblockSources]);
     }
-    if let Some(unfinished) = finish_pass(spec, seen) {
-        return unfinished;
-    }
     let lag = seen.lag(now);
+    if let Some(unfinished) = finish_pass(spec, seen) {
+        let is_late = lag > spec.cutover.max_lag && !spec.cutover.hold && seen.cutover.retry_at.is_none();
+        return if is_late { catching_up(spec, unfinished) } else { unfinished };
+    }
     let next_pass = go(vec![Action::ResolveSources, Action::PlanPass(UnitKind::Copy)]);
     let pace = (spec.cutover.max_lag / 3).clamp(Duration::from_secs(1), Duration::from_secs(30));
     if spec.cutover.hold {
@@ -265,6 +266,20 @@ fn synced(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
         return next_pass;
     }
     go(vec![Action::BeginCutover, Action::Enter(Phase::CuttingOver)])
+}
+
+/// A pass that takes longer than the cutover allows: the next one is shorter, unless the sources are written to faster
+/// than they are followed. Then it must be said.
+fn catching_up(spec: &ValidMerge, pass: Plan) -> Plan {
+    if pass.next == Next::Now || pass.waiting.is_some() {
+        return pass;
+    }
+    let message = format!(
+        "the cutover comes after a pass that takes less than spec.cutover.maxLag ({} s); if none does, raise it, or \
+         spec.workers.maxDocumentsPerSecond or concurrency",
+        spec.cutover.max_lag.as_secs()
+    );
+    Plan { waiting: Some(Waiting { reason: "CatchingUp", message }), ..pass }
 }
 
 /// A transaction: blocked, drained, last pass, compared, judged - or the blocks come off again.

@@ -19,7 +19,8 @@ use super::valid::{SourceWrites, ValidMerge, Verification, test_merge};
 mod world;
 
 /// Every reason of waiting.
-const REASONS: [&str; 4] = ["UnitsFailing", "DestinationNotGreen", "CutoverHeld", "CutoverRetrying"];
+const REASONS: [&str; 5] =
+    ["UnitsFailing", "DestinationNotGreen", "CatchingUp", "CutoverHeld", "CutoverRetrying"];
 /// Steps within which a merge that nothing disturbs is at its end, or waits for what it names.
 const STEPS: usize = 60;
 

@@ -255,6 +255,21 @@ fn a_held_cutover_stays_synced_and_waits_without_spinning() {
 }
 
 #[test]
+fn a_merge_that_cannot_catch_up_says_so_and_one_whose_cutover_is_held_does_not() {
+    for hold in [false, true] {
+        let mut world = World::new(GraphMemo::Direct, 0, true);
+        world.spec.cutover.hold = hold;
+        world.seen.phase = Phase::Synced;
+        world.seen.copy.open = 1;
+        world.seen.pass_taken_at = Some(world.now);
+        assert_eq!(plan(&world.spec, &world.seen, world.now).waiting, None);
+        let late = world.now + world.spec.cutover.max_lag + Duration::from_secs(1);
+        let reason = plan(&world.spec, &world.seen, late).waiting.map(|waiting| waiting.reason);
+        assert_eq!(reason, (!hold).then_some("CatchingUp"));
+    }
+}
+
+#[test]
 fn deletions_are_followed_after_each_pass_also_while_the_cutover_is_held() {
     for verification in [Verification::Full, Verification::Counts] {
         let mut world = World::new(GraphMemo::Direct, 50, true);

@@ -185,71 +185,79 @@ async fn a_chunk_without_a_vector_has_none_in_the_binary_lane() {
     assert_eq!(hits[0].vector(), None);
 }
 
+/// The server waits a minute for a shard that has no place, so the versions are asked side by side.
 #[tokio::test]
-async fn what_cannot_be_read_is_an_error_of_its_window_and_never_an_empty_page() {
-    for server in Server::each().await {
-        let healthy = server.index(json!({"settings": settings(1)})).await;
-        write(&server, &healthy, &[("a".into(), json!({"n": 1}))]).await;
-        let missing = server.unused_index();
-        let closed = server.index(json!({"settings": settings(1)})).await;
-        server.ask("POST", &format!("/{}/_close", *closed), None);
-        let red = server.unused_index();
-        let nowhere = json!({"settings": {"number_of_shards": 1, "number_of_replicas": 0,
-            "index.routing.allocation.require._name": "nobody"}});
-        server.ask("PUT", &format!("/{}?wait_for_active_shards=0", *red), Some(&nowhere));
-        let aliased = server.unused_index();
-        let add = json!([{"add": {"index": healthy.as_str(), "alias": aliased.as_str()}}]);
-        server.cluster.update_aliases(&add).await.unwrap();
+async fn what_cannot_be_read_from_8_is_an_error_of_its_window_and_never_an_empty_page() {
+    cannot_read(&Server::of(Flavor::V8).await).await;
+}
 
-        let requests = [
-            window(&healthy, 0),
-            window(&healthy, 1),
-            window(&missing, 0),
-            window(&closed, 0),
-            window(&red, 0),
-            window(&aliased, 0),
-        ];
-        let pages = server.cluster.read_windows(&requests).await.unwrap();
-        let categories: Vec<_> = pages
-            .iter()
-            .map(|page| page.as_ref().map(|p| p.hits.len()).map_err(ElasticError::category))
-            .collect();
-        assert_eq!(
-            categories,
-            [
-                Ok(1),
-                Err(ErrorCategory::BadAnswer),
-                Err(ErrorCategory::NotFound),
-                Err(ErrorCategory::Invalid),
-                Err(ErrorCategory::Unavailable),
-                Err(ErrorCategory::BadAnswer),
-            ],
-            "{pages:?}"
-        );
-        assert!(pages[2].as_ref().is_err_and(ElasticError::is_missing_index));
-        assert!(pages[3].as_ref().is_err_and(ElasticError::is_closed_index));
+#[tokio::test]
+async fn what_cannot_be_read_from_9_is_an_error_of_its_window_and_never_an_empty_page() {
+    cannot_read(&Server::of(Flavor::V9).await).await;
+}
 
-        let mut stats =
-            server.cluster.primary_stats(&[healthy.clone(), missing.clone(), red.clone()]).await.unwrap();
-        assert!(stats.remove(&*healthy).unwrap().is_ok());
-        assert!(!stats.contains_key(&*missing));
-        let error = stats.remove(&*red).unwrap().unwrap_err();
-        assert_eq!(error.category(), ErrorCategory::Unavailable);
-        let error = server.cluster.primary_stats(&[healthy.clone(), closed.clone()]).await.unwrap_err();
-        assert!(error.is_closed_index(), "{error}");
-        let error = server.cluster.refresh(&[healthy.clone(), red.clone()]).await.unwrap_err();
+async fn cannot_read(server: &Server) {
+    let healthy = server.index(json!({"settings": settings(1)})).await;
+    write(server, &healthy, &[("a".into(), json!({"n": 1}))]).await;
+    let missing = server.unused_index();
+    let closed = server.index(json!({"settings": settings(1)})).await;
+    server.ask("POST", &format!("/{}/_close", *closed), None);
+    let red = server.unused_index();
+    let nowhere = json!({"settings": {"number_of_shards": 1, "number_of_replicas": 0,
+        "index.routing.allocation.require._name": "nobody"}});
+    server.ask("PUT", &format!("/{}?wait_for_active_shards=0", *red), Some(&nowhere));
+    let aliased = server.unused_index();
+    let add = json!([{"add": {"index": healthy.as_str(), "alias": aliased.as_str()}}]);
+    server.cluster.update_aliases(&add).await.unwrap();
+
+    let requests = [
+        window(&healthy, 0),
+        window(&healthy, 1),
+        window(&missing, 0),
+        window(&closed, 0),
+        window(&red, 0),
+        window(&aliased, 0),
+    ];
+    let pages = server.cluster.read_windows(&requests).await.unwrap();
+    let categories: Vec<_> = pages
+        .iter()
+        .map(|page| page.as_ref().map(|p| p.hits.len()).map_err(ElasticError::category))
+        .collect();
+    assert_eq!(
+        categories,
+        [
+            Ok(1),
+            Err(ErrorCategory::BadAnswer),
+            Err(ErrorCategory::NotFound),
+            Err(ErrorCategory::Invalid),
+            Err(ErrorCategory::Unavailable),
+            Err(ErrorCategory::BadAnswer),
+        ],
+        "{pages:?}"
+    );
+    assert!(pages[2].as_ref().is_err_and(ElasticError::is_missing_index));
+    assert!(pages[3].as_ref().is_err_and(ElasticError::is_closed_index));
+
+    let mut stats =
+        server.cluster.primary_stats(&[healthy.clone(), missing.clone(), red.clone()]).await.unwrap();
+    assert!(stats.remove(&*healthy).unwrap().is_ok());
+    assert!(!stats.contains_key(&*missing));
+    let error = stats.remove(&*red).unwrap().unwrap_err();
+    assert_eq!(error.category(), ErrorCategory::Unavailable);
+    let error = server.cluster.primary_stats(&[healthy.clone(), closed.clone()]).await.unwrap_err();
+    assert!(error.is_closed_index(), "{error}");
+    let error = server.cluster.refresh(&[healthy.clone(), red.clone()]).await.unwrap_err();
+    assert_eq!(error.category(), ErrorCategory::Unavailable, "{error}");
+    for error in [
+        server.cluster.lookup(&red, &["a"], PLAIN).await.unwrap_err(),
+        server.cluster.count(&red).await.unwrap_err(),
+        server.cluster.count_by(&red, "n").await.unwrap_err(),
+        server.cluster.keys_where(&red, &[(0, 0)], "n", 1).await.unwrap_err(),
+    ] {
         assert_eq!(error.category(), ErrorCategory::Unavailable, "{error}");
-        for error in [
-            server.cluster.lookup(&red, &["a"], PLAIN).await.unwrap_err(),
-            server.cluster.count(&red).await.unwrap_err(),
-            server.cluster.count_by(&red, "n").await.unwrap_err(),
-            server.cluster.keys_where(&red, &[(0, 0)], "n", 1).await.unwrap_err(),
-        ] {
-            assert_eq!(error.category(), ErrorCategory::Unavailable, "{error}");
-        }
-        let error = server.cluster.keys_where(&healthy, &[(7, 0)], "n", 1).await.unwrap_err();
-        assert_eq!(error.category(), ErrorCategory::BadAnswer, "{error}");
     }
+    let error = server.cluster.keys_where(&healthy, &[(7, 0)], "n", 1).await.unwrap_err();
+    assert_eq!(error.category(), ErrorCategory::BadAnswer, "{error}");
 }
 
 #[tokio::test]

@@ -87,7 +87,7 @@ impl<'a> Stage<'a> {
     pub fn release(&self) -> Result<()> {
         for member in &self.members {
             let program = member.lock();
-            program.set_manifest(&self.merge.manifest(&member.ways, &Tuning { hold: false, ..held() }))?;
+            program.set_manifest(&self.merge.manifest(&member.ways, &released()))?;
             program.kill_9()?;
             program.restart()?;
         }
@@ -157,6 +157,11 @@ impl Member {
     pub fn lock(&self) -> std::sync::MutexGuard<'_, Program> {
         self.program.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How every round ends: faster than the live writer, or the cutover would never come.
+fn released() -> Tuning {
+    Tuning { documents_per_second: Some(1_000), ..Tuning::default() }
 }
 
 /// How every round begins: slow enough to be met by faults in each phase, and staying `Synced`.
