@@ -2,6 +2,8 @@
 
 use sqlx::postgres::PgPoolOptions;
 use testenv::postgres::Postgres;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::deletions::held;
 use crate::scene::{DIMENSIONS, Flavor, Scene};
@@ -55,19 +57,53 @@ async fn replicas_for_which_there_is_no_node_hold_up_nothing() {
     assert!(verdict.is_good(), "{verdict}");
 }
 
+/// An address whose owner may change, as that of a service may.
+struct Address {
+    url: String,
+    leads_to: watch::Sender<String>,
+}
+
+impl Address {
+    async fn of(server: &str) -> Address {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let (leads_to, now) = watch::channel(server.to_owned());
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let server = now.borrow().trim_start_matches("https://").to_owned();
+                tokio::spawn(async move {
+                    let mut server = TcpStream::connect(server).await.unwrap();
+                    // Whoever hangs up ends both ways; there is nobody to tell.
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                });
+            }
+        });
+        Address { url, leads_to }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_leads_to_another_cluster_is_not_believed() {
     let scene = Scene::new(Flavor::V8, Flavor::V9).await;
     let _tables = Shelf::tables(&scene).await;
     let shelf = Shelf::create(&scene, scene.first_id, 1).await;
     shelf.put_document(scene.first_id, 6, "there").await;
-    scene.run_until(&held(&scene.manifest(DIMENSIONS)), "Synced").await;
+    let address = Address::of(&scene.source_url()).await;
+    let manifest = scene.manifest(DIMENSIONS).replacen(&scene.source_url(), &address.url, 1);
+    scene.run_until(&held(&manifest), "Synced").await;
 
-    let astray = scene.run(&held(&scene.manifest_of_another_source(DIMENSIONS))).await;
+    address.leads_to.send_replace(scene.destination_url());
+    let astray = scene.manifest_of_another_source(DIMENSIONS);
+    let astray = scene.run(&astray.replacen(&scene.destination_url(), &address.url, 1)).await;
     assert!(!astray.success, "{astray:?}");
     assert!(astray.output.contains("but this merge began with cluster"), "{astray:?}");
     assert_eq!(shelf.in_destination().await.len(), 6);
-    ends_well(&scene).await;
+
+    address.leads_to.send_replace(scene.source_url());
+    let run = scene.run(&manifest).await;
+    assert!(run.success, "{run:?}");
+    let verdict = scene.check(DIMENSIONS).await;
+    assert!(verdict.is_good(), "{verdict}");
 }
 
 /// The state is in another database, so that only the application's is away.

@@ -100,7 +100,7 @@ impl Scene {
         self.manifest_from(&self.source, dimensions)
     }
 
-    /// The same merge, from the destination's cluster: an address that leads elsewhere.
+    /// The same merge, from the destination's cluster.
     pub fn manifest_of_another_source(&self, dimensions: usize) -> String {
         self.manifest_from(&self.destination, dimensions)
     }
@@ -187,6 +187,14 @@ spec:
     /// The database of the collections and of the state.
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    pub fn source_url(&self) -> String {
+        self.source.url.clone()
+    }
+
+    pub fn destination_url(&self) -> String {
+        self.destination.url.clone()
     }
 
     pub fn source_password(&self) -> String {
