@@ -43,12 +43,12 @@ async fn a_destination_that_was_deleted_ends_the_merge_and_is_not_made_again() {
 async fn a_server_without_room_for_bulks_is_overloaded_and_survived() {
     let stage = Stage::take().await;
     let tiny = tokio::task::block_in_place(|| {
-        parts::elasticsearch(Flavor::V9, &[("indexing_pressure.memory.limit", "256kb")])
+        parts::elasticsearch(Flavor::V9, &[("indexing_pressure.memory.limit", "60kb")])
     })
     .expect("a server");
     let merge = Merge::new(&stage.parts.eight, &tiny, &stage.parts.postgres, 900).await.expect("servers");
     merge
-        .fill(&demo::seed::odd::Options { documents: 10, chunks: 16, ..Default::default() })
+        .fill(&demo::seed::odd::Options { documents: 4, chunks: 16, ..Default::default() })
         .await
         .expect("data");
     let ways = merge.ways(3).expect("proxies");
@@ -56,7 +56,7 @@ async fn a_server_without_room_for_bulks_is_overloaded_and_survived() {
     let tuning = Tuning { concurrency: 8, ..Tuning::default() };
     let program = chaos::program::Program::start(binary, "es-index-merge", &merge.manifest(&ways, &tuning))
         .expect("the program starts");
-    let status = tokio::task::block_in_place(|| program.wait(Duration::from_mins(4))).expect("it ends");
+    let status = tokio::task::block_in_place(|| program.wait(Duration::from_mins(10))).expect("it ends");
     assert!(status.success(), "{}", program.output());
     let pressure = merge.destination_client.get("/_nodes/stats/indexing_pressure").await.expect("stats");
     let rejections: u64 = pressure["nodes"]
