@@ -226,7 +226,7 @@ impl Bench<'_> {
         let (database, manifest) = self.asked(&corpus, (&from.url, &to.url), "  cutover: {hold: true}\n")?;
         let child = quietly(&manifest)?;
         let start = Instant::now();
-        while database.sql("SELECT phase FROM es_index_merge.merge").unwrap_or_default() != "Synced" {
+        while stored_phase(&database) != "Synced" {
             ensure!(start.elapsed() < Duration::from_mins(3), "it is not Synced");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
@@ -259,11 +259,16 @@ impl Bench<'_> {
     }
 }
 
+/// The stored phase; empty before there is a merge, when the table is not there either.
+fn stored_phase(database: &Database) -> String {
+    database.sql("SELECT phase FROM es_index_merge.merge").unwrap_or_default()
+}
+
 /// How long a merge copies, by its stored phase: of several processes each tells only of the phases that it ended.
 async fn copying(database: &Database) -> Result<Duration> {
     let (start, mut since) = (Instant::now(), None);
     loop {
-        let phase = database.sql("SELECT phase FROM es_index_merge.merge").unwrap_or_default();
+        let phase = stored_phase(database);
         match (phase.as_str(), since) {
             ("Copying", None) => since = Some(Instant::now()),
             ("Copying" | "Preparing" | "Pending" | "", _) => {}

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use demo::cluster::{Access, Cluster, Login};
+use demo::cluster::{Access, Cluster};
 use demo::seed::{corpus, embedding, library};
 use serde_json::{Value, json};
 use sqlx::postgres::PgPoolOptions;
@@ -20,7 +20,7 @@ use crate::{destination, source};
 
 const DIMENSIONS: usize = 1024;
 /// The index whose graph is built while it is filled.
-const DIRECT: &str = "direct-merged";
+const DIRECT: &str = "merged-directly";
 const QUERIES: usize = 200;
 const NEIGHBOURS: usize = 10;
 /// Exact similarities are asked for so many chunks, so that equal ones are known as such.
@@ -36,11 +36,8 @@ pub async fn measure(server: &Server, postgres: &Postgres, chunks: usize) -> Res
     let shelves = library::arrange(pages, &options)?;
     let queries = queries(&shelves);
     let pool = PgPoolOptions::new().max_connections(2).connect(&database.url).await?;
-    let login =
-        Login::Basic { username: server.access.username.clone(), password: server.access.password.clone() };
-    let access = Access { url: server.access.url.clone(), login, ca_pem: None, identity_pem: None };
-    let filled =
-        library::fill(&Cluster::connect(access).await?, &pool, shelves, &options, &|_: &str| {}).await?;
+    let cluster = Cluster::connect(Access::of(&server.access)?).await?;
+    let filled = library::fill(&cluster, &pool, shelves, &options, &|_: &str| {}).await?;
     pool.close().await;
 
     let url = &server.access.url;

@@ -2,7 +2,7 @@
 //! have to read what passes.
 
 use anyhow::{Context as _, Result};
-use demo::cluster::{Access, Cluster, Login};
+use demo::cluster::{Access, Cluster};
 use testenv::elasticsearch::{Elasticsearch, Flavor, Options};
 use testenv::postgres::Postgres;
 
@@ -44,6 +44,5 @@ pub fn elasticsearch(flavor: Flavor, settings: &[(&str, &str)]) -> Result<Elasti
 
 /// The independent client's way to a server.
 pub async fn client(server: &Elasticsearch) -> Result<Cluster> {
-    let login = Login::Basic { username: server.username.clone(), password: server.password.clone() };
-    Cluster::connect(Access { url: server.url.clone(), login, ca_pem: None, identity_pem: None }).await
+    Cluster::connect(Access::of(server)?).await
 }

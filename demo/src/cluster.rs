@@ -3,6 +3,7 @@
 //! It shares no code with the operator's own client: what the checker says must not depend on what it checks.
 //! Every request has a time limit; a status outside 2xx is an error that names the request and the reason.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -41,6 +42,24 @@ pub struct Access {
     pub ca_pem: Option<Vec<u8>>,
     /// Our certificate and its key in PEM, if the server asks for one.
     pub identity_pem: Option<Vec<u8>>,
+}
+
+impl Access {
+    /// The harness's way to a server as ours.
+    pub fn of(server: &testenv::elasticsearch::Access) -> Result<Self> {
+        let read =
+            |file: &Path| std::fs::read(file).with_context(|| format!("cannot read {}", file.display()));
+        let identity_pem = match &server.client {
+            Some(pair) => Some([read(&pair.key)?, read(&pair.certificate)?].concat()),
+            None => None,
+        };
+        Ok(Self {
+            url: server.url.clone(),
+            login: Login::Basic { username: server.username.clone(), password: server.password.clone() },
+            ca_pem: server.ca.as_deref().map(read).transpose()?,
+            identity_pem,
+        })
+    }
 }
 
 /// A connection to one cluster; cheap to clone.

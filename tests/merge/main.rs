@@ -34,10 +34,7 @@ fn odd_data(scene: &Scene) -> odd::Options {
 async fn arrives_whole(source: Flavor, destination: Flavor) {
     let scene = Scene::new(source, destination).await;
     let model = scene.fill(&odd_data(&scene)).await;
-    let run = scene.run(&scene.manifest(8)).await;
-    assert!(run.success, "{run:?}");
-    let verdict = scene.check(8).await;
-    assert!(verdict.is_good(), "{verdict}");
+    let verdict = scene.completes(&scene.manifest(8)).await;
     assert_eq!(verdict.destination_documents, model.good_chunks(), "{verdict}");
     scene.assert_destination_is_in_service().await;
 }
@@ -90,10 +87,7 @@ async fn what_no_destination_takes_makes_the_verdict_negative_unless_tolerated()
     assert!(!scene.sources_are_blocked().await, "a negative verdict must lift the blocks");
 
     let tolerant = scene.manifest(8).replace("maxQuarantined: 0", &format!("maxQuarantined: {bad}"));
-    let run = scene.run(&tolerant).await;
-    assert!(run.success, "{run:?}");
-    let verdict = scene.check(8).await;
-    assert!(verdict.is_good(), "{verdict}");
+    let verdict = scene.completes(&tolerant).await;
     assert_eq!(verdict.quarantined_total(), bad as u64, "{verdict}");
 }
 

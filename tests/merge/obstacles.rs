@@ -10,19 +10,17 @@ use crate::scene::{DIMENSIONS, Flavor, Scene};
 use crate::session::Session;
 use crate::shelf::Shelf;
 
-async fn ends_well(scene: &Scene) {
-    let run = scene.run(&scene.manifest(DIMENSIONS)).await;
-    assert!(run.success, "{run:?}");
-    let verdict = scene.check(DIMENSIONS).await;
-    assert!(verdict.is_good(), "{verdict}");
+async fn one_shelf(scene: &Scene) -> Shelf<'_> {
+    let _tables = Shelf::tables(scene).await;
+    let shelf = Shelf::create(scene, scene.first_id, 1).await;
+    shelf.put_document(scene.first_id, 6, "there").await;
+    shelf
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_whose_shard_has_no_place_is_named_and_holds_up_nobody() {
     let scene = Scene::new(Flavor::V8, Flavor::V9).await;
-    let _tables = Shelf::tables(&scene).await;
-    let healthy = Shelf::create(&scene, scene.first_id, 1).await;
-    healthy.put_document(scene.first_id, 6, "there").await;
+    let healthy = one_shelf(&scene).await;
     let red = Shelf::row(&scene, scene.first_id + 1).await;
     red.create_index_without_a_place().await;
 
@@ -38,23 +36,18 @@ async fn an_index_whose_shard_has_no_place_is_named_and_holds_up_nobody() {
     scene.wait_for_a_whole_pass().await;
     assert_eq!(red.in_destination().await.len(), 7);
     session.stop().await;
-    ends_well(&scene).await;
+    scene.completes(&scene.manifest(DIMENSIONS)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_for_which_there_is_no_node_hold_up_nothing() {
     let scene = Scene::new(Flavor::V8, Flavor::V9).await;
-    let _tables = Shelf::tables(&scene).await;
-    let shelf = Shelf::create(&scene, scene.first_id, 1).await;
-    shelf.put_document(scene.first_id, 6, "there").await;
+    one_shelf(&scene).await;
     let manifest = scene.manifest(DIMENSIONS);
     let with_replicas = manifest.replace("numberOfReplicas: 0", "numberOfReplicas: 2");
     assert_ne!(with_replicas, manifest);
-    let run = scene.run(&with_replicas).await;
-    assert!(run.success, "{run:?}");
+    scene.completes(&with_replicas).await;
     assert_eq!(scene.setting("index.number_of_replicas").await, "2");
-    let verdict = scene.check(DIMENSIONS).await;
-    assert!(verdict.is_good(), "{verdict}");
 }
 
 /// An address whose owner may change, as that of a service may.
@@ -85,9 +78,7 @@ impl Address {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_leads_to_another_cluster_is_not_believed() {
     let scene = Scene::new(Flavor::V8, Flavor::V9).await;
-    let _tables = Shelf::tables(&scene).await;
-    let shelf = Shelf::create(&scene, scene.first_id, 1).await;
-    shelf.put_document(scene.first_id, 6, "there").await;
+    let shelf = one_shelf(&scene).await;
     let address = Address::of(&scene.source_url()).await;
     let manifest = scene.manifest(DIMENSIONS).replacen(&scene.source_url(), &address.url, 1);
     scene.run_until(&held(&manifest), "Synced").await;
@@ -100,19 +91,14 @@ async fn an_address_that_leads_to_another_cluster_is_not_believed() {
     assert_eq!(shelf.in_destination().await.len(), 6);
 
     address.leads_to.send_replace(scene.source_url());
-    let run = scene.run(&manifest).await;
-    assert!(run.success, "{run:?}");
-    let verdict = scene.check(DIMENSIONS).await;
-    assert!(verdict.is_good(), "{verdict}");
+    scene.completes(&manifest).await;
 }
 
 /// The state is in another database, so that only the application's is away.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_applications_database_may_be_away_for_a_while() {
     let scene = Scene::new(Flavor::V8, Flavor::V9).await;
-    let _tables = Shelf::tables(&scene).await;
-    let shelf = Shelf::create(&scene, scene.first_id, 1).await;
-    shelf.put_document(scene.first_id, 6, "there").await;
+    let shelf = one_shelf(&scene).await;
     let state =
         tokio::task::spawn_blocking(|| Postgres::shared().unwrap().database().unwrap()).await.unwrap();
     let apart = |manifest: String| {
@@ -153,9 +139,6 @@ async fn the_applications_database_may_be_away_for_a_while() {
         })
         .await;
     session.stop().await;
-    let run = scene.run(&apart(scene.manifest(DIMENSIONS))).await;
-    assert!(run.success, "{run:?}");
+    scene.completes(&apart(scene.manifest(DIMENSIONS))).await;
     elsewhere.close().await;
-    let verdict = scene.check(DIMENSIONS).await;
-    assert!(verdict.is_good(), "{verdict}");
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use demo::checker::{self, Contract, Verdict};
-use demo::cluster::{Access, Cluster, Login};
+use demo::cluster::{Access, Cluster};
 use demo::seed::tables::{Naming, Tables};
 use demo::seed::{odd, writer};
 use serde::Deserialize;
@@ -14,9 +14,8 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use testenv::elasticsearch::{self, Elasticsearch};
 use testenv::postgres::{Database, Postgres};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
-use tokio::sync::watch;
 
 pub use testenv::elasticsearch::Flavor;
 
@@ -75,8 +74,10 @@ impl Scene {
         Scene {
             first_id,
             index: format!("merged-{first_id}"),
-            source_cluster: Cluster::connect(access(&source)).await.expect("the source answers"),
-            destination_cluster: Cluster::connect(access(&destination))
+            source_cluster: Cluster::connect(Access::of(&source).expect("its files"))
+                .await
+                .expect("the source answers"),
+            destination_cluster: Cluster::connect(Access::of(&destination).expect("its files"))
                 .await
                 .expect("the destination answers"),
             pool: PgPoolOptions::new()
@@ -251,6 +252,15 @@ spec:
         let mut command = program();
         command.arg("run").arg("-f").arg(&file).arg("--secrets-dir").arg(folder.path());
         ended(command.spawn().expect("the program starts")).await
+    }
+
+    /// Runs to a positive verdict, with which the independent one must agree.
+    pub async fn completes(&self, manifest: &str) -> Verdict {
+        let run = self.run(manifest).await;
+        assert!(run.success, "{run:?}");
+        let verdict = self.check(DIMENSIONS).await;
+        assert!(verdict.is_good(), "{verdict}");
+        verdict
     }
 
     /// Runs a subcommand with the manifest on standard input.
@@ -519,24 +529,6 @@ pub async fn ended(child: tokio::process::Child) -> Run {
     run
 }
 
-/// The same, while what it says can be read in `said`.
-pub async fn ended_telling(mut child: tokio::process::Child, said: watch::Sender<String>) -> Run {
-    let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-    let said = tokio::spawn(async move {
-        while let Ok(Some(line)) = lines.next_line().await {
-            eprintln!("{line}");
-            said.send_modify(|text| {
-                text.push_str(&line);
-                text.push('\n');
-            });
-        }
-        said.borrow().clone()
-    });
-    let mut run = ended(child).await;
-    run.output += &said.await.expect("it was read");
-    run
-}
-
 /// Starts the program with the manifest on standard input.
 pub async fn start(subcommand: &str, manifest: &str) -> tokio::process::Child {
     start_with(&[subcommand], manifest).await
@@ -558,17 +550,4 @@ async fn start_with(arguments: &[&str], manifest: &str) -> tokio::process::Child
 async fn ask(access: elasticsearch::Access, method: &'static str, path: &str) -> Value {
     let path = path.to_owned();
     tokio::task::spawn_blocking(move || access.ask(method, &path, None)).await.unwrap().expect("an answer")
-}
-
-/// The harness's way to a server as the checker's.
-fn access(server: &elasticsearch::Access) -> Access {
-    Access {
-        url: server.url.clone(),
-        login: Login::Basic { username: server.username.clone(), password: server.password.clone() },
-        ca_pem: server.ca.as_ref().map(|file| std::fs::read(file).expect("the CA")),
-        identity_pem: server.client.as_ref().map(|pair| {
-            let read = |file| std::fs::read(file).expect("a file of the pair");
-            [read(&pair.key), read(&pair.certificate)].concat()
-        }),
-    }
 }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::scene::{Run, Scene, ended_telling, start};
+use crate::scene::{Run, Scene, ended, start};
 
 /// How long a phase or a change in the destination is waited for.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -60,6 +61,24 @@ impl Session {
             .expect("kill runs");
         assert!(done.success(), "the program ended before its time");
     }
+}
+
+/// Its end, while what it says on the way can be read in `said`.
+async fn ended_telling(mut child: tokio::process::Child, said: watch::Sender<String>) -> Run {
+    let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+    let said = tokio::spawn(async move {
+        while let Some(line) = lines.next_line().await.expect("what it says can be read") {
+            eprintln!("{line}");
+            said.send_modify(|text| {
+                text.push_str(&line);
+                text.push('\n');
+            });
+        }
+        said.borrow().clone()
+    });
+    let mut run = ended(child).await;
+    run.output += &said.await.expect("it was read");
+    run
 }
 
 impl Scene {

@@ -10,7 +10,7 @@ use testenv::elasticsearch::{Elasticsearch, Flavor};
 use testenv::postgres::Postgres;
 
 use super::*;
-use crate::cluster::{Access, Login};
+use crate::cluster::Access;
 use crate::seed::bulk::{Bulk, VectorText, write_vector};
 use crate::seed::odd;
 use crate::seed::tables::Naming;
@@ -19,9 +19,7 @@ use crate::seed::writer::{self, Writer};
 async fn cluster(flavor: Flavor) -> Cluster {
     let access = tokio::task::spawn_blocking(move || {
         let server = Elasticsearch::shared(flavor).expect("Elasticsearch");
-        let ca_pem = server.ca.as_ref().map(|file| std::fs::read(file).expect("the CA"));
-        let login = Login::Basic { username: server.username.clone(), password: server.password.clone() };
-        Access { url: server.url.clone(), login, ca_pem, identity_pem: None }
+        Access::of(server).expect("its files can be read")
     });
     Cluster::connect(access.await.unwrap()).await.unwrap()
 }

@@ -20,10 +20,6 @@ use crate::merge::observe::parse_memo;
 const CALL: Duration = Duration::from_secs(20);
 /// A shard below this fits one segment of the merge policy's default size (5 GB), with room for its graph.
 const ONE_SEGMENT: u64 = 3 << 30;
-/// Documents of a shard that are written again, at most.
-const TOUCHED: usize = 8;
-/// One document in so many is written again where segments are large: each of the policy's size holds thousands.
-const RARE: usize = 100;
 /// Rounds after which flat segments are called a failure rather than work in progress.
 const MAX_ROUNDS: u32 = 200;
 
@@ -76,7 +72,7 @@ pub(super) async fn rewrite(engine: &Engine) -> Result<(), MergeError> {
             .filter(|report| flat.contains(&report.shard) && searchable(report).count() == 1)
             .map(|report| report.shard)
             .collect();
-        touch(engine, &single, TOUCHED, |_| true).await?;
+        touch(engine, &single, 8, 1).await?;
         engine
             .destination
             .force_merge(
@@ -114,7 +110,8 @@ async fn expunge(
         .filter(|report| flat_segments(report, marks).any(|segment| segment.deleted_docs == 0))
         .map(|report| report.shard)
         .collect();
-    touch(engine, &untouched, 2 * RARE, |position| position % RARE == 0).await?;
+    // Each segment of the policy's size holds thousands of documents.
+    touch(engine, &untouched, 2, 100).await?;
     let setting = "index.merge.policy.expunge_deletes_allowed";
     engine.destination.put_settings(names, &json!({setting: 0})).await.map_err(MergeError::Destination)?;
     engine.destination.flush(name).await.map_err(MergeError::Destination)?;
@@ -123,13 +120,13 @@ async fn expunge(
     merged.map(drop).map_err(MergeError::Destination)
 }
 
-/// Writes documents again as they are (same content, same version): of those that a look at `look_at` finds in each
-/// shard, the chosen ones.
+/// Writes `documents` of each shard again as they are (same content, same version): one in `step` of those that a
+/// search finds.
 async fn touch(
     engine: &Engine,
     shards: &[ShardNumber],
-    look_at: usize,
-    choose: impl Fn(usize) -> bool,
+    documents: usize,
+    step: usize,
 ) -> Result<(), MergeError> {
     let name = &engine.merge.destination.index;
     for &shard in shards {
@@ -138,14 +135,13 @@ async fn touch(
             .sample(
                 name,
                 shard,
-                look_at,
+                documents * step,
                 ReadLane::Source { ask_for_vectors: engine.destination.version().at_least(9, 2) },
             )
             .await
             .map_err(MergeError::Destination)?;
         let mut body = BulkBody::with_capacity(64 * 1024);
-        for (_, hit) in sample.hits.iter().enumerate().filter(|(position, _)| choose(*position)).take(TOUCHED)
-        {
+        for hit in sample.hits.iter().step_by(step) {
             body.begin_index(&hit.id, hit.version, BulkVersioning::ExternalGte)
                 .extend_from_slice(hit.source());
             body.end();

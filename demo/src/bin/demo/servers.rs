@@ -1,7 +1,7 @@
 //! Where the servers are: those of the environment variables, or those of the run that is up.
 
 use anyhow::{Context, Result};
-use demo::cluster::{Access, Cluster, Login};
+use demo::cluster::{Access, Cluster};
 use reqwest::Url;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -76,8 +76,8 @@ impl Servers {
     /// Connections to source and destination.
     pub async fn clusters(&self) -> Result<(Cluster, Cluster)> {
         Ok((
-            Cluster::connect(access(&self.source)?).await?,
-            Cluster::connect(access(&self.destination)?).await?,
+            Cluster::connect(Access::of(&self.source)?).await?,
+            Cluster::connect(Access::of(&self.destination)?).await?,
         ))
     }
 
@@ -117,14 +117,4 @@ impl Servers {
             .await
             .with_context(|| format!("cannot reach the database {}; is it seeded?", self.database))
     }
-}
-
-/// The harness's way to a server as ours.
-fn access(server: &elasticsearch::Access) -> Result<Access> {
-    let ca_pem = match &server.ca {
-        Some(file) => Some(std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?),
-        None => None,
-    };
-    let login = Login::Basic { username: server.username.clone(), password: server.password.clone() };
-    Ok(Access { url: server.url.clone(), login, ca_pem, identity_pem: None })
 }
