@@ -231,8 +231,13 @@ fn synced(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
         return go(vec![Action::UnblockSources]);
     }
     let lag = seen.lag(now);
+    // Further away than any pause: the clock was set back since.
+    let is_pausing = seen
+        .cutover
+        .retry_at
+        .is_some_and(|retry_at| retry_at > now && super::elapsed(now, retry_at) <= CUTOVER_RETRY_MAX);
     if let Some(unfinished) = finish_pass(spec, seen) {
-        let is_late = lag > spec.cutover.max_lag && !spec.cutover.hold && seen.cutover.retry_at.is_none();
+        let is_late = lag > spec.cutover.max_lag && !spec.cutover.hold && !is_pausing;
         return if is_late { catching_up(spec, unfinished) } else { unfinished };
     }
     let next_pass = go(vec![Action::ResolveSources, Action::PlanPass(UnitKind::Copy)]);
@@ -247,11 +252,7 @@ fn synced(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
             "follows the sources until spec.cutover.hold is false".to_owned(),
         );
     }
-    // Further away than any pause: the clock was set back since.
-    if let Some(retry_at) = seen.cutover.retry_at
-        && retry_at > now
-        && super::elapsed(now, retry_at) <= CUTOVER_RETRY_MAX
-    {
+    if is_pausing {
         if lag >= pace {
             return next_pass;
         }

@@ -264,8 +264,14 @@ fn a_merge_that_cannot_catch_up_says_so_and_one_whose_cutover_is_held_does_not()
         world.seen.pass_taken_at = Some(world.now);
         assert_eq!(plan(&world.spec, &world.seen, world.now).waiting, None);
         let late = world.now + world.spec.cutover.max_lag + Duration::from_secs(1);
-        let reason = plan(&world.spec, &world.seen, late).waiting.map(|waiting| waiting.reason);
-        assert_eq!(reason, (!hold).then_some("CatchingUp"));
+        let reason =
+            |world: &World| plan(&world.spec, &world.seen, late).waiting.map(|waiting| waiting.reason);
+        assert_eq!(reason(&world), (!hold).then_some("CatchingUp"));
+        // Also after an attempt that failed, once its pause is over.
+        world.seen.cutover.retry_at = Some(late);
+        assert_eq!(reason(&world), (!hold).then_some("CatchingUp"));
+        world.seen.cutover.retry_at = Some(late + Duration::from_secs(1));
+        assert_eq!(reason(&world), None);
     }
 }
 
