@@ -7,10 +7,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    DocumentFacts, Input, Parsed, Refusal, Transform,
+    DocumentFacts, Parsed, Refusal,
     decimal::is_same_number,
     metadata::Kept,
-    parsed::parse_accepted,
     scan::{Scanner, Value},
     text::Text,
     vector::{Vector, Written},
@@ -57,34 +56,6 @@ pub fn compare(
     document: Option<&DocumentFacts>,
     actual: &Actual<'_>,
 ) -> Result<(), Difference> {
-    compare_by(parsed, document, actual, same_vector)
-}
-
-/// Whether a chunk that [`parse`] accepted before is what the destination has, its embedding in the very same text.
-/// Fast, and sure where it says yes. Otherwise the two may still be equal: [`compare`] tells.
-///
-/// [`parse`]: super::parse
-#[must_use]
-pub fn is_same_text(
-    transform: &Transform,
-    input: Input<'_>,
-    document: Option<&DocumentFacts>,
-    actual: &Actual<'_>,
-) -> bool {
-    let same_text = |expected: &Vector<'_>, found: Option<Written<'_>>| {
-        let is_same = found.is_some_and(|found| expected.is_written_as(&found));
-        if is_same { Ok(()) } else { Err(Difference::new("embedding", "the same text", "another")) }
-    };
-    parse_accepted(*transform, input)
-        .is_ok_and(|parsed| compare_by(&parsed, document, actual, same_text).is_ok())
-}
-
-fn compare_by(
-    parsed: &Parsed<'_>,
-    document: Option<&DocumentFacts>,
-    actual: &Actual<'_>,
-    same_vector: impl Fn(&Vector<'_>, Option<Written<'_>>) -> Result<(), Difference>,
-) -> Result<(), Difference> {
     let mut found = Found::read(actual)?;
     for (field, expected) in
         [("id", parsed.id), ("collection_id", parsed.collection_id), ("document_id", parsed.document_id)]
@@ -121,10 +92,12 @@ impl<'a> Found<'a> {
         Scanner::new(text)
             .document(|scanner, key| {
                 let key = key.decode().unwrap_or_default().into_owned();
-                match (key.as_str(), scanner.value()?) {
-                    ("embedding", Value::Null) => {}
-                    ("embedding", value) => found.vector = Some(Written::InSource(value)),
-                    (_, value) => drop(found.fields.insert(key, value)),
+                match key.as_str() {
+                    "embedding" => match scanner.skipped()? {
+                        Value::Null => {}
+                        value => found.vector = Some(Written::InSource(value)),
+                    },
+                    _ => drop(found.fields.insert(key, scanner.value()?)),
                 }
                 Ok::<(), Refusal>(())
             })

@@ -1,6 +1,6 @@
 //! Pure: an old chunk to a new one.
 //!
-//! [`parse`] takes a chunk as a source gives it and checks it; [`Parsed::write`] appends the
+//! [`address`] says where a chunk goes; [`parse`] takes it as a source gives it and checks all of it; [`Parsed::write`] appends the
 //! destination's document; [`compare`] says whether a document read back is that one;
 //! [`index_body`] and [`differences`] create or judge the destination itself.
 //!
@@ -37,10 +37,10 @@ mod vector;
 use jiff::Timestamp;
 
 pub use self::{
-    compare::{Actual, Difference, compare, is_same_text},
+    compare::{Actual, Difference, compare},
     contract::{Contract, Language, UnknownName},
     index::{IndexSpec, differences, index_body},
-    parsed::{Parsed, key_of, parse},
+    parsed::{Address, Parsed, address, key_of, parse},
     refusal::{Cuts, Refusal, RefusalClass},
     vector::VectorForm,
 };

@@ -45,13 +45,24 @@ pub(super) struct Resolved<'a> {
     pub cuts: Cuts,
 }
 
-/// Whether the numbers of an embedding are looked at.
-#[derive(Clone, Copy, Debug)]
+/// Where a chunk goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// As [`Parsed::destination_id`].
+    pub destination_id: String,
+    /// As [`Parsed::document_id`].
+    pub document_id: i64,
+    /// As [`Parsed::needs_document`].
+    pub needs_document: bool,
+}
+
+/// Whether the numbers of an embedding are looked at, which is nearly all of the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
     /// They are read and checked.
     Checked,
-    /// They were checked before: their text is taken as it stands.
-    AsText,
+    /// Only where the embedding ends.
+    Skipped,
 }
 
 /// Reads and checks a chunk.
@@ -62,9 +73,16 @@ pub fn parse<'a>(transform: &Transform, input: Input<'a>) -> Result<Parsed<'a>, 
     parse_as(*transform, input, Reading::Checked)
 }
 
-/// As [`parse`], for a chunk that it accepted before: the numbers of the embedding are not read, only their text.
-pub(super) fn parse_accepted(transform: Transform, input: Input<'_>) -> Result<Parsed<'_>, Refusal> {
-    parse_as(transform, input, Reading::AsText)
+/// Where a chunk goes, without a look at the numbers of its embedding: [`parse`] may still refuse it for these.
+///
+/// # Errors
+/// [`Refusal`]: [`parse`] refuses it, too.
+pub fn address(transform: &Transform, input: Input<'_>) -> Result<Address, Refusal> {
+    parse_as(*transform, input, Reading::Skipped).map(|parsed| Address {
+        document_id: parsed.document_id,
+        needs_document: parsed.needs_document(),
+        destination_id: parsed.destination_id,
+    })
 }
 
 fn parse_as(transform: Transform, input: Input<'_>, reading: Reading) -> Result<Parsed<'_>, Refusal> {
@@ -86,10 +104,8 @@ fn parse_as(transform: Transform, input: Input<'_>, reading: Reading) -> Result<
     let content = content(fields.content)?;
     let vector = match (fields.vector, input.vector) {
         (Some(vector), _) => vector,
-        (None, Some(encoded)) => match reading {
-            Reading::Checked => Vector::read_encoded(encoded, transform.vector_size as usize)?,
-            Reading::AsText => Vector::encoded_as_text(encoded),
-        },
+        (None, Some(_)) if reading == Reading::Skipped => Vector::unread(),
+        (None, Some(encoded)) => Vector::read_encoded(encoded, transform.vector_size as usize)?,
         (None, None) => return Err(Refusal::new(RefusalClass::Vector, "there is no embedding")),
     };
     let name =
@@ -119,7 +135,7 @@ pub fn key_of(source: &[u8]) -> Result<String, Refusal> {
         .map_err(|_| Refusal::new(RefusalClass::NotJson, "_source is not UTF-8"))?;
     let keys_only =
         Transform { contract: Contract::OpenGateRAG, vector_size: 0, vector_form: VectorForm::Json };
-    let fields = Fields::read(text, keys_only, Reading::AsText, &mut Cuts::default())?;
+    let fields = Fields::read(text, keys_only, Reading::Skipped, &mut Cuts::default())?;
     let Some(Ok(metadata)) = fields.metadata else {
         return Err(key_refusal("metadata is absent or no object, so there is no document_id"));
     };
@@ -233,7 +249,10 @@ impl<'a> Fields<'a> {
                 "embedding" => {
                     fields.vector = match reading {
                         Reading::Checked => embedding(scanner, transform.vector_size as usize)?,
-                        Reading::AsText => Vector::as_text(scanner.value()?),
+                        Reading::Skipped => match scanner.skipped()? {
+                            Value::Null => None,
+                            _ => Some(Vector::unread()),
+                        },
                     }
                 }
                 "metadata" if scanner.peek() == Some(b'{') => {

@@ -173,6 +173,22 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// As [`Scanner::value`], but of a list of scalars only the end is looked for: whoever reads it finds what is wrong
+    /// in it.
+    pub(super) fn skipped(&mut self) -> Result<Value<'a>, Malformed> {
+        if self.peek() == Some(b'[') {
+            let start = self.at;
+            let inner = &self.bytes()[start + 1..];
+            if let Some(end) = memchr::memchr(b']', inner)
+                && memchr::memchr3(b'[', b'{', b'"', &inner[..end]).is_none()
+            {
+                self.at = start + 1 + end + 1;
+                return Ok(Value::List(self.slice(start)));
+            }
+        }
+        self.value()
+    }
+
     fn scalar(&mut self) -> Result<Value<'a>, Malformed> {
         match self.peek() {
             Some(b'"') => Ok(Value::Text(self.string()?)),
@@ -401,6 +417,14 @@ mod tests {
         #[test]
         fn accepts_exactly_what_is_json(text in "[\\[\\]{},:\"\\\\0-9.eE+ \ntrufalsn-]{0,14}") {
             prop_assert_eq!(is_json(&text), serde_json::from_str::<IgnoredAny>(&text).is_ok());
+        }
+        #[test]
+        fn what_is_skipped_ends_where_the_value_ends(text in "[\\[\\]{},:\"0-9.e \\-]{0,14}") {
+            let (mut whole, mut skipped) = (Scanner::new(&text), Scanner::new(&text));
+            if let Ok(value) = whole.value() {
+                prop_assert_eq!(skipped.skipped().unwrap().raw(), value.raw());
+                prop_assert_eq!(skipped.at, whole.at);
+            }
         }
         #[test]
         fn accepts_exactly_what_is_a_json_string(inner in "([a\"é\u{7f}\u{1f}\n]|\\\\[\"/bfnrtux\\\\]|\\\\u[0-9a-fg]{3,5}){0,12}") {

@@ -171,19 +171,9 @@ impl<'a> Vector<'a> {
         Self::checked(values, if is_padded { Given::Base64(text) } else { Given::Other }, size)
     }
 
-    /// A value whose numbers are not looked at; only [`Vector::is_written_as`] may be asked of it. A null is none.
-    pub(super) fn as_text(value: Value<'a>) -> Option<Self> {
-        let given = match value {
-            Value::Null => return None,
-            Value::List(raw) => Given::List(raw),
-            _ => Given::Other,
-        };
-        Some(Self { values: Vec::new(), given, squared_length: 0.0 })
-    }
-
-    /// As [`Vector::as_text`], of doc values.
-    pub(super) fn encoded_as_text(text: &'a str) -> Self {
-        Self { values: Vec::new(), given: Given::Base64(text), squared_length: 0.0 }
+    /// One that is there, and that nobody asks for its numbers.
+    pub(super) fn unread() -> Self {
+        Self { values: Vec::new(), given: Given::Other, squared_length: 0.0 }
     }
 
     /// Whether that is this vector in the very same text. If not, its numbers may still be the same.

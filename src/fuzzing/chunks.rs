@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 
 use super::choice;
 use crate::chunk::{
-    Actual, Contract, DocumentFacts, Input, Refusal, Transform, VectorForm, compare, key_of, parse,
+    Actual, Address, Contract, DocumentFacts, Input, Refusal, Transform, VectorForm, address, compare,
+    key_of, parse,
 };
 
 /// Elements of the embeddings.
@@ -54,6 +55,12 @@ pub fn contract(data: &[u8]) {
         }
         _ => unreachable!("the same chunk is taken once and refused once"),
     };
+    let addressed = Address {
+        destination_id: parsed.destination_id().to_owned(),
+        document_id: parsed.document_id(),
+        needs_document: parsed.needs_document(),
+    };
+    assert_eq!(address(&transform, input).ok(), Some(addressed));
     if let Some(keys) = keys_alone(source) {
         assert_eq!(key_of(keys.as_bytes()).ok().as_deref(), Some(parsed.destination_id()));
     }

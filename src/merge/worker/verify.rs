@@ -10,7 +10,7 @@ use super::batch::{ReadWindow, Settled};
 use super::copy::{Place, input, parse, places, quarantined, read_counts};
 use super::facts::Facts;
 use super::send::{Sent, send};
-use crate::chunk::{Actual, Refusal, Transform, compare, is_same_text};
+use crate::chunk::{Actual, Refusal, Transform, address, compare};
 use crate::elastic::{BulkBody, BulkVersioning, Lookup, WindowRequest};
 use crate::merge::error::MergeError;
 use crate::merge::stored_index;
@@ -32,8 +32,10 @@ struct Expected {
 }
 
 /// How a chunk compares.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 enum Comparison {
+    /// The contract does not take it.
+    Refused(Refusal),
     /// Equal, and written from this very chunk.
     Equal,
     /// Equal, but written from another chunk with the same key and content.
@@ -57,13 +59,7 @@ pub(super) async fn act(
     let all = places(&windows);
     let (mut windows, expected, refused) = expect(shared, facts, windows, all).await?;
     for (place, refusal) in refused {
-        let window = &windows[place.window];
-        let hit = &window.page.hits[place.hit];
-        let counts = &mut settled[place.window].counts;
-        counts.compared += 1;
-        counts.quarantined += 1;
-        let row = quarantined(&window.unit, hit, None, refusal.class.as_str(), refusal.reason);
-        settled[place.window].quarantined.push(row);
+        refuse(&windows, place, refusal, &mut settled[place.window]);
     }
     let unknown: BTreeSet<i64> = expected.iter().filter(|e| e.unknown).map(|e| e.document).collect();
     if !unknown.is_empty() {
@@ -76,12 +72,13 @@ pub(super) async fn act(
         windows = back;
         let mut different = Vec::new();
         for (expected, comparison) in compared {
-            let counts = &mut settled[expected.place.window].counts;
+            let settled = &mut settled[expected.place.window];
             match comparison {
-                Comparison::Equal => counts.compared += 1,
+                Comparison::Refused(refusal) => refuse(&windows, expected.place, refusal, settled),
+                Comparison::Equal => settled.counts.compared += 1,
                 Comparison::Collapsed => {
-                    counts.compared += 1;
-                    counts.collapsed += 1;
+                    settled.counts.compared += 1;
+                    settled.counts.collapsed += 1;
                 }
                 Comparison::Different { found, difference } => different.push((expected, found, difference)),
             }
@@ -116,14 +113,15 @@ async fn expect(
         for place in places {
             let window = &windows[place.window];
             let hit = &window.page.hits[place.hit];
-            match parse(rules, window, hit) {
-                Ok(parsed) => expected.push(Expected {
+            match address(&rules, input(window, hit)) {
+                Ok(address) => expected.push(Expected {
                     place,
-                    id: parsed.destination_id().to_owned(),
-                    document: parsed.document_id(),
-                    unknown: parsed.needs_document() && facts.get(parsed.document_id()).is_none(),
+                    unknown: address.needs_document && facts.get(address.document_id).is_none(),
+                    id: address.destination_id,
+                    document: address.document_id,
                 }),
-                Err(refusal) => refused.push((place, refusal)),
+                // With two faults, the one that copying names.
+                Err(refusal) => refused.push((place, parse(rules, window, hit).err().unwrap_or(refusal))),
             }
         }
         (windows, expected, refused)
@@ -179,27 +177,24 @@ fn compare_one(
     expected: &Expected,
     found: &Lookup,
 ) -> Comparison {
+    let window = &windows[expected.place.window];
+    let hit = &window.page.hits[expected.place.hit];
+    let parsed = match parse(rules, window, hit) {
+        Ok(parsed) => parsed,
+        Err(refusal) => return Comparison::Refused(refusal),
+    };
     let Some(there) = found.get(&expected.id) else {
         return Comparison::Different { found: None, difference: "is not in the destination".to_owned() };
     };
-    let window = &windows[expected.place.window];
-    let hit = &window.page.hits[expected.place.hit];
-    let document = facts.get(expected.document);
     let actual = Actual { source: there.source(), vector: there.vector() };
-    // It was accepted when its id was found out, so the usual case needs no second look at its numbers.
-    let compared = if is_same_text(&rules, input(window, hit), document, &actual) {
-        Ok(())
-    } else {
-        parse(rules, window, hit).map_err(|refusal| refusal.reason).and_then(|parsed| {
-            compare(&parsed, document, &actual).map_err(|difference| difference.to_string())
-        })
-    };
-    match compared {
+    match compare(&parsed, facts.get(expected.document), &actual) {
         Ok(()) if Origin::of(there.version) == Origin::new(window.unit.shard, hit.seq_no) => {
             Comparison::Equal
         }
         Ok(()) => Comparison::Collapsed,
-        Err(difference) => Comparison::Different { found: Some(there.version), difference },
+        Err(difference) => {
+            Comparison::Different { found: Some(there.version), difference: difference.to_string() }
+        }
     }
 }
 
@@ -311,6 +306,14 @@ async fn has_rival(
         }
     }
     Ok(false)
+}
+
+fn refuse(windows: &[ReadWindow], place: Place, refusal: Refusal, settled: &mut Settled) {
+    let window = &windows[place.window];
+    let hit = &window.page.hits[place.hit];
+    settled.counts.compared += 1;
+    settled.counts.quarantined += 1;
+    settled.quarantined.push(quarantined(&window.unit, hit, None, refusal.class.as_str(), refusal.reason));
 }
 
 fn collide(windows: &[ReadWindow], expected: &Expected, difference: &str, settled: &mut Settled) {
