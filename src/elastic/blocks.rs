@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::future::try_join_all;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -14,6 +15,8 @@ use super::names::IndexName;
 
 const BLOCKING: &str = "block writes";
 const UNBLOCKING: &str = "unblock writes";
+/// Requests at a time: while one waits for its shards, the master has others to do. Writers are refused meanwhile.
+const GROUPS_AT_ONCE: usize = 4;
 
 #[derive(Deserialize)]
 struct Blocked {
@@ -80,17 +83,25 @@ impl Cluster {
     /// nothing of the writes that were under way.
     pub async fn block_writes(&self, indices: &[IndexName]) -> Result<BTreeSet<IndexName>> {
         let mut blocked = BTreeSet::new();
-        for group in groups(indices) {
-            let (answer, asked) = self.block(&group).await?;
-            let of = |name: &IndexName| answer.as_ref().map_or(Answer::Uncertain, |answer| answer.of(name));
-            let were_blocked: Vec<&IndexName> =
-                asked.iter().filter(|name| of(name) == Answer::WasBlocked).copied().collect();
-            let verified = self.verified(&were_blocked).await?;
-            for name in asked {
-                let is_certain = of(name) == Answer::Certain || verified.contains(name);
-                if is_certain || self.block_alone(name, of(name)).await? {
-                    blocked.insert(name.clone());
-                }
+        for some in groups(indices).chunks(GROUPS_AT_ONCE) {
+            let blocking: Vec<_> = some.iter().map(|group| self.block_group(group)).collect();
+            blocked.extend(try_join_all(blocking).await?.into_iter().flatten());
+        }
+        Ok(blocked)
+    }
+
+    /// Those of a group that are blocked for certain.
+    async fn block_group(&self, group: &[&IndexName]) -> Result<Vec<IndexName>> {
+        let (answer, asked) = self.block(group).await?;
+        let of = |name: &IndexName| answer.as_ref().map_or(Answer::Uncertain, |answer| answer.of(name));
+        let were_blocked: Vec<&IndexName> =
+            asked.iter().filter(|name| of(name) == Answer::WasBlocked).copied().collect();
+        let verified = self.verified(&were_blocked).await?;
+        let mut blocked = Vec::with_capacity(asked.len());
+        for name in asked {
+            let is_certain = of(name) == Answer::Certain || verified.contains(name);
+            if is_certain || self.block_alone(name, of(name)).await? {
+                blocked.push(name.clone());
             }
         }
         Ok(blocked)

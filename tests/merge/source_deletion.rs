@@ -6,6 +6,7 @@ use demo::cluster::Method;
 use serde_json::json;
 
 use crate::scene::{DIMENSIONS, Flavor, Run, Scene};
+use crate::session::Session;
 use crate::shelf::Shelf;
 
 const ASKED: &str = "    sourceWrites: Block\n    deleteSources: AfterVerification\n    retainFor: 24h\n";
@@ -307,4 +308,30 @@ async fn after_a_crash_between_the_intent_and_the_deletion_each_index_is_judged_
     assert!(!exists(&scene, &there.index).await && exists(&scene, &anew.index).await);
     assert!(run.output.contains("2 source indices were deleted, 1 are kept"), "{run:?}");
     assert!(run.output.contains("1 were gone already"), "{run:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_of_which_a_snapshot_is_being_made_is_waited_for() {
+    let scene = Scene::new(Flavor::V9, Flavor::V9).await;
+    let manifest = deleting(&scene);
+    let shelves = merged(&scene, &manifest, 2).await;
+    let source = &scene.source_cluster;
+    let repository = format!("/_snapshot/slow-{}", scene.first_id);
+    let settings =
+        json!({"location": format!("slow-{}", scene.first_id), "max_snapshot_bytes_per_sec": "1kb"});
+    source.put(&repository, &json!({"type": "fs", "settings": settings})).await.unwrap();
+    let only = json!({"indices": shelves[0].index, "include_global_state": false});
+    source.put(&format!("{repository}/slow"), &only).await.unwrap();
+
+    wait_a_day(&scene).await;
+    let mut session = Session::start(&manifest).await;
+    session.says("being snapshotted").await;
+    for shelf in &shelves {
+        assert!(exists(&scene, &shelf.index).await, "{} was deleted before its turn", shelf.index);
+    }
+    // It ends a snapshot under way.
+    source.send(Method::DELETE, &format!("{repository}/slow"), "application/json", None).await.unwrap();
+    let run = session.end().await;
+    assert!(run.success && run.output.contains("2 source indices were deleted, 0 are kept"), "{run:?}");
+    source.send(Method::DELETE, &repository, "application/json", None).await.unwrap();
 }
