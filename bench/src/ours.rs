@@ -139,11 +139,23 @@ pub fn start(manifest: &str) -> Result<Child> {
     Ok(child)
 }
 
+/// Has `perf` look at a process until it ends, where `BENCH_PERF` names a file.
+fn profiled(pid: i32) -> Result<Option<Child>> {
+    let Some(file) = std::env::var_os("BENCH_PERF") else { return Ok(None) };
+    Command::new("perf")
+        .args(["record", "-q", "-F", "299", "--call-graph", "dwarf,8192", "-p", &pid.to_string(), "-o"])
+        .arg(file)
+        .spawn()
+        .map(Some)
+        .context("BENCH_PERF is set, and perf does not start")
+}
+
 /// Runs the program to its end. Anything but a positive verdict is an error.
 pub fn run(manifest: &str) -> Result<Ran> {
     let begin = Instant::now();
     let mut child = start(manifest)?;
     let pid = i32::try_from(child.id())?;
+    let perf = profiled(pid)?;
     let mut phases = Vec::new();
     let mut since = (begin, Cpu::default(), "Starting".to_owned());
     let mut said = String::new();
@@ -188,6 +200,10 @@ pub fn run(manifest: &str) -> Result<Ran> {
         cpu: cpu.since(since.1),
     });
     let memory = memory.join().unwrap_or(0);
+    if let Some(mut perf) = perf {
+        let ended = perf.wait()?;
+        ensure!(ended.success(), "perf ended with {ended}");
+    }
     if !status.success() {
         bail!("the merge ended with {status}: {said}");
     }

@@ -25,6 +25,7 @@ const DOUBT: u64 = 16;
 
 /// Reads the number that begins at `at`; gives it (infinite when too large) and the position
 /// behind it, or `None` if there is no JSON number.
+#[inline]
 pub(super) fn read(bytes: &[u8], at: usize) -> Option<(f32, usize)> {
     let mut cursor = at;
     let negative = bytes.get(cursor) == Some(&b'-');
@@ -75,6 +76,7 @@ pub(super) fn read(bytes: &[u8], at: usize) -> Option<(f32, usize)> {
 }
 
 /// Appends the digits from `at` on to `mantissa` (wrapping: the caller counts them).
+#[inline]
 fn gather(bytes: &[u8], at: usize, mantissa: &mut u64) -> usize {
     let mut cursor = at;
     while let Some(eight) = bytes.get(cursor..cursor + 8).and_then(|slice| slice.try_into().ok()) {

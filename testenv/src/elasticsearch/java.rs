@@ -11,20 +11,18 @@ use super::Flavor;
 use crate::places;
 use crate::prerequisites::find_program;
 
-/// Its folder: of `ES_JAVA_HOME`, `JAVA_HOME`, `/usr/lib/jvm` or the `PATH`, the first that will do. When the server
-/// runs as another user it must be able to read it. The error says how to install one.
+/// Its folder: of `ES_JAVA_HOME` and `JAVA_HOME` the first that will do, else of `/usr/lib/jvm` and the `PATH` the newest
+/// that will: before 21 a server compares vectors without the processor's instructions for that. When the server runs as
+/// another user it must be able to read it. The error says how to install one.
 pub fn find(flavor: Flavor) -> Result<PathBuf> {
     let (oldest, newest, package) = match flavor {
-        Flavor::V8 => (17, 24, "openjdk-17-jdk-headless"),
+        Flavor::V8 => (17, 25, "openjdk-21-jdk-headless"),
         Flavor::V9 => (21, 25, "openjdk-21-jdk-headless"),
     };
     let others_read_it = rustix::process::geteuid().is_root();
-    let mut homes: Vec<PathBuf> =
-        ["ES_JAVA_HOME", "JAVA_HOME"].iter().filter_map(std::env::var_os).map(PathBuf::from).collect();
-    homes.extend(
-        fs::read_dir("/usr/lib/jvm").into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())),
-    );
-    homes.extend(
+    let mut named = ["ES_JAVA_HOME", "JAVA_HOME"].iter().filter_map(std::env::var_os).map(PathBuf::from);
+    let installed = fs::read_dir("/usr/lib/jvm").into_iter().flatten();
+    let installed = installed.filter_map(|entry| Some(entry.ok()?.path())).chain(
         find_program("java")
             .and_then(|java| java.canonicalize().ok()?.ancestors().nth(2).map(Path::to_owned)),
     );
@@ -33,7 +31,7 @@ pub fn find(flavor: Flavor) -> Result<PathBuf> {
             && (!others_read_it || places::readable_by_others(&home.join("bin/java")))
             && attaches(home)
     };
-    match homes.into_iter().find(fits) {
+    match named.find(&fits).or_else(|| installed.filter(&fits).max_by_key(|home| version(home))) {
         Some(home) => Ok(home),
         None => bail!(
             "java, a JDK of version {oldest} to {newest} (runs Elasticsearch {}): apt-get install {package} \
