@@ -99,7 +99,7 @@ async fn measure(
     destination::remove(servers.1).await?;
     source::fill(servers.0, &corpus).await?;
     eprintln!("bench: the sources are filled ({:.0} s)", start.elapsed().as_secs_f64());
-    let contestants = contestants(cli, case);
+    let contestants = contestants(cli, case, pair);
     let mut setting =
         Setting { servers, corpus, postgres, bodies: Vec::new(), elasticdump: None, script: None };
     setting.prepare(&contestants).await?;
@@ -145,15 +145,21 @@ fn corpus(cli: &Cli, case: Case) -> Corpus {
     let tiny = cli.tiny.unwrap_or(if cli.quick { 400 } else { 2_000 });
     match case {
         Case::Large => Corpus::new(1, large, DIMENSIONS),
-        Case::Mixed => Corpus::new(20, if cli.quick { 1_000 } else { 2_000 }, DIMENSIONS),
+        Case::Mixed if cli.quick => Corpus::new(10, 1_000, DIMENSIONS),
+        Case::Mixed => Corpus::new(20, 2_000, DIMENSIONS),
         Case::Tiny => Corpus::new(tiny, 10, DIMENSIONS),
     }
 }
 
-fn contestants(cli: &Cli, case: Case) -> Vec<Contestant> {
+fn contestants(cli: &Cli, case: Case, pair: (Flavor, Flavor)) -> Vec<Contestant> {
     use Contestant::{Elasticdump, Limit, Ours, OursCounts, Reindex, ReindexEach, Script};
     let all = [Ours, Reindex, OursCounts, Limit, ReindexEach, Script, Elasticdump];
-    let usual = |contestant: Contestant| contestant != ReindexEach || case == Case::Tiny;
+    let usual = |contestant| match contestant {
+        ReindexEach => case == Case::Tiny,
+        // Half a minute each: once is enough in a quick run.
+        Script | Elasticdump => !cli.quick || pair == (Flavor::V9, Flavor::V9),
+        _ => true,
+    };
     all.into_iter().filter(|contestant| wanted(&cli.run, contestant, || usual(*contestant))).collect()
 }
 

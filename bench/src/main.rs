@@ -26,7 +26,7 @@ use testenv::elasticsearch::Flavor;
 #[derive(Debug, Parser)]
 #[command(name = "bench", max_term_width = 100)]
 struct Cli {
-    /// Smaller and fewer cases: under ten minutes.
+    /// Smaller and fewer cases, and nothing beside them that is not asked for: under ten minutes.
     #[arg(long)]
     quick: bool,
     /// Only these cases.
@@ -122,10 +122,10 @@ async fn main() -> Result<()> {
     }
     let postgres = tokio::task::spawn_blocking(testenv::postgres::Postgres::start).await??;
     // Either kind may be asked for alone.
-    let (only_extras, only_cases) = (!cli.extra.is_empty(), !cli.case.is_empty() || !cli.run.is_empty());
-    let results = if only_extras && !only_cases { Vec::new() } else { cases::run(&cli, &postgres).await? };
+    let (asks_extras, asks_cases) = (!cli.extra.is_empty(), !cli.case.is_empty() || !cli.run.is_empty());
+    let results = if asks_extras && !asks_cases { Vec::new() } else { cases::run(&cli, &postgres).await? };
     let mut text = report::report(&cli, &results);
-    if only_extras || !only_cases {
+    if asks_extras || (!asks_cases && !cli.quick) {
         text += &extras::run(&cli, &postgres).await?;
     }
     println!("{text}");
