@@ -1,7 +1,8 @@
 //! Pure: an old chunk to a new one.
 //!
-//! [`address`] says where a chunk goes; [`parse`] takes it as a source gives it and checks all of it; [`Parsed::write`] appends the
-//! destination's document; [`compare`] says whether a document read back is that one;
+//! [`address`] says where a chunk goes; [`parse`] takes it as a source gives it and checks all of
+//! it; [`Parsed::write`] appends the destination's document; [`compare`] says whether a document
+//! read back is that one;
 //! [`index_body`] and [`differences`] create or judge the destination itself.
 //!
 //! Invariants:

@@ -57,11 +57,11 @@ pub struct Address {
 }
 
 /// Whether the numbers of an embedding are looked at, which is nearly all of the work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 enum Reading {
     /// They are read and checked.
     Checked,
-    /// Only where the embedding ends.
+    /// Only where the embedding ends, so there is none afterwards.
     Skipped,
 }
 
@@ -70,32 +70,9 @@ enum Reading {
 /// # Errors
 /// [`Refusal`]: it must not be indexed; the same input is refused each time.
 pub fn parse<'a>(transform: &Transform, input: Input<'a>) -> Result<Parsed<'a>, Refusal> {
-    parse_as(*transform, input, Reading::Checked)
-}
-
-/// Where a chunk goes, without a look at the numbers of its embedding: [`parse`] may still refuse it for these.
-///
-/// # Errors
-/// [`Refusal`]: [`parse`] refuses it, too.
-pub fn address(transform: &Transform, input: Input<'_>) -> Result<Address, Refusal> {
-    parse_as(*transform, input, Reading::Skipped).map(|parsed| Address {
-        document_id: parsed.document_id,
-        needs_document: parsed.needs_document(),
-        destination_id: parsed.destination_id,
-    })
-}
-
-fn parse_as(transform: Transform, input: Input<'_>, reading: Reading) -> Result<Parsed<'_>, Refusal> {
-    let text = std::str::from_utf8(input.source)
-        .map_err(|_| Refusal::new(RefusalClass::NotJson, "_source is not UTF-8"))?;
     let mut cuts = Cuts::default();
-    let fields = Fields::read(text, transform, reading, &mut cuts)?;
-
-    let metadata = match fields.metadata {
-        Some(Ok(metadata)) => metadata,
-        Some(Err(())) => return Err(key_refusal("metadata is no object, so there is no document_id")),
-        None => return Err(key_refusal("metadata is absent, so there is no document_id")),
-    };
+    let mut fields = Fields::read(input.source, *transform, Reading::Checked, &mut cuts)?;
+    let metadata = fields.take_metadata()?;
     let collection_id = Some(input.collection_id)
         .filter(|id| (0..=MOST_KEY).contains(id))
         .ok_or_else(|| key_refusal("the collection's id is not within 0 and 2147483647"))?;
@@ -104,13 +81,10 @@ fn parse_as(transform: Transform, input: Input<'_>, reading: Reading) -> Result<
     let content = content(fields.content)?;
     let vector = match (fields.vector, input.vector) {
         (Some(vector), _) => vector,
-        (None, Some(_)) if reading == Reading::Skipped => Vector::unread(),
         (None, Some(encoded)) => Vector::read_encoded(encoded, transform.vector_size as usize)?,
         (None, None) => return Err(Refusal::new(RefusalClass::Vector, "there is no embedding")),
     };
-    let name =
-        if transform.contract.has_document_name() { name(metadata.document_name, &mut cuts) } else { None };
-
+    let name = own_name(transform.contract, &metadata, &mut cuts);
     Ok(Parsed {
         contract: transform.contract,
         vector_form: transform.vector_form,
@@ -126,20 +100,32 @@ fn parse_as(transform: Transform, input: Input<'_>, reading: Reading) -> Result<
     })
 }
 
+/// Where a chunk goes, by its key alone: [`parse`] may still refuse all else of it.
+///
+/// # Errors
+/// [`Refusal`]: it has no key, so [`parse`] refuses it, too.
+pub fn address(transform: &Transform, source: &[u8]) -> Result<Address, Refusal> {
+    let mut cuts = Cuts::default();
+    let mut fields = Fields::read(source, *transform, Reading::Skipped, &mut cuts)?;
+    let metadata = fields.take_metadata()?;
+    let document_id = key("metadata.document_id", metadata.document_id)?;
+    let id = key("id", fields.id)?;
+    let name = own_name(transform.contract, &metadata, &mut cuts);
+    Ok(Address {
+        destination_id: destination_id(document_id, id),
+        document_id,
+        needs_document: needs_document(transform.contract, &metadata, name),
+    })
+}
+
 /// The destination's `_id` of a chunk of which only `id` and `metadata.document_id` are known.
 ///
 /// # Errors
 /// [`Refusal`]: it has no key, so it is in quarantine and not in the destination.
 pub fn key_of(source: &[u8]) -> Result<String, Refusal> {
-    let text = std::str::from_utf8(source)
-        .map_err(|_| Refusal::new(RefusalClass::NotJson, "_source is not UTF-8"))?;
     let keys_only =
         Transform { contract: Contract::OpenGateRAG, vector_size: 0, vector_form: VectorForm::Json };
-    let fields = Fields::read(text, keys_only, Reading::Skipped, &mut Cuts::default())?;
-    let Some(Ok(metadata)) = fields.metadata else {
-        return Err(key_refusal("metadata is absent or no object, so there is no document_id"));
-    };
-    Ok(destination_id(key("metadata.document_id", metadata.document_id)?, key("id", fields.id)?))
+    address(&keys_only, source).map(|address| address.destination_id)
 }
 
 impl<'a> Parsed<'a> {
@@ -165,7 +151,7 @@ impl<'a> Parsed<'a> {
     /// Whether the chunk lacks a name or a date that the application's database may have.
     #[must_use]
     pub fn needs_document(&self) -> bool {
-        self.metadata.created.is_none() || (self.contract.has_document_name() && self.name.is_none())
+        needs_document(self.contract, &self.metadata, self.name)
     }
 
     /// Appends the destination's document to `out`: JSON on one line, without a line end.
@@ -232,7 +218,14 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn read(text: &'a str, transform: Transform, reading: Reading, cuts: &mut Cuts) -> Result<Self, Refusal> {
+    fn read(
+        source: &'a [u8],
+        transform: Transform,
+        reading: Reading,
+        cuts: &mut Cuts,
+    ) -> Result<Self, Refusal> {
+        let text = std::str::from_utf8(source)
+            .map_err(|_| Refusal::new(RefusalClass::NotJson, "_source is not UTF-8"))?;
         let mut fields = Self::default();
         let mut seen = [false; 4];
         Scanner::new(text).document(|scanner, key| {
@@ -249,10 +242,7 @@ impl<'a> Fields<'a> {
                 "embedding" => {
                     fields.vector = match reading {
                         Reading::Checked => embedding(scanner, transform.vector_size as usize)?,
-                        Reading::Skipped => match scanner.skipped()? {
-                            Value::Null => None,
-                            _ => Some(Vector::unread()),
-                        },
+                        Reading::Skipped => scanner.skipped().map(|_| None)?,
                     }
                 }
                 "metadata" if scanner.peek() == Some(b'{') => {
@@ -270,6 +260,14 @@ impl<'a> Fields<'a> {
             Ok(())
         })?;
         Ok(fields)
+    }
+
+    fn take_metadata(&mut self) -> Result<Metadata<'a>, Refusal> {
+        match self.metadata.take() {
+            Some(Ok(metadata)) => Ok(metadata),
+            Some(Err(())) => Err(key_refusal("metadata is no object, so there is no document_id")),
+            None => Err(key_refusal("metadata is absent, so there is no document_id")),
+        }
     }
 }
 
@@ -316,7 +314,16 @@ fn content(value: Option<Value<'_>>) -> Result<Text<'_>, Refusal> {
     }
 }
 
-/// The chunk's own name, if a keyword can hold it.
+/// The chunk's own name, if the contract wants one and a keyword can hold it.
+fn own_name<'a>(contract: Contract, metadata: &Metadata<'a>, cuts: &mut Cuts) -> Option<Text<'a>> {
+    if contract.has_document_name() { name(metadata.document_name, cuts) } else { None }
+}
+
+fn needs_document(contract: Contract, metadata: &Metadata<'_>, name: Option<Text<'_>>) -> bool {
+    metadata.created.is_none() || (contract.has_document_name() && name.is_none())
+}
+
+/// A name, if a keyword can hold it.
 fn name<'a>(value: Option<Value<'a>>, cuts: &mut Cuts) -> Option<Text<'a>> {
     match value {
         None | Some(Value::Null) => None,

@@ -171,11 +171,6 @@ impl<'a> Vector<'a> {
         Self::checked(values, if is_padded { Given::Base64(text) } else { Given::Other }, size)
     }
 
-    /// One that is there, and that nobody asks for its numbers.
-    pub(super) fn unread() -> Self {
-        Self { values: Vec::new(), given: Given::Other, squared_length: 0.0 }
-    }
-
     /// Whether that is this vector in the very same text. If not, its numbers may still be the same.
     pub(super) fn is_written_as(&self, found: &Written<'_>) -> bool {
         match (&self.given, found) {

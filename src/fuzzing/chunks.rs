@@ -60,7 +60,7 @@ pub fn contract(data: &[u8]) {
         document_id: parsed.document_id(),
         needs_document: parsed.needs_document(),
     };
-    assert_eq!(address(&transform, input).ok(), Some(addressed));
+    assert_eq!(address(&transform, source).ok(), Some(addressed));
     if let Some(keys) = keys_alone(source) {
         assert_eq!(key_of(keys.as_bytes()).ok().as_deref(), Some(parsed.destination_id()));
     }

@@ -165,12 +165,8 @@ fn transform_blocking(
 
 /// One chunk, parsed by the rules of the contract.
 pub(super) fn parse<'a>(rules: Transform, window: &ReadWindow, hit: &'a Hit) -> Result<Parsed<'a>, Refusal> {
-    chunk::parse(&rules, input(window, hit))
-}
-
-/// A chunk as the contract takes it.
-pub(super) fn input<'a>(window: &ReadWindow, hit: &'a Hit) -> Input<'a> {
-    Input { source: hit.source(), vector: hit.vector(), collection_id: window.unit.collection_id }
+    let collection_id = window.unit.collection_id;
+    chunk::parse(&rules, Input { source: hit.source(), vector: hit.vector(), collection_id })
 }
 
 /// Sends the bodies and books the outcome of every chunk.

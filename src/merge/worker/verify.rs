@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::Shared;
 use super::batch::{ReadWindow, Settled};
-use super::copy::{Place, input, parse, places, quarantined, read_counts};
+use super::copy::{Place, parse, places, quarantined, read_counts};
 use super::facts::Facts;
 use super::send::{Sent, send};
 use crate::chunk::{Actual, Refusal, Transform, address, compare};
@@ -59,7 +59,8 @@ pub(super) async fn act(
     let all = places(&windows);
     let (mut windows, expected, refused) = expect(shared, facts, windows, all).await?;
     for (place, refusal) in refused {
-        refuse(&windows, place, refusal, &mut settled[place.window]);
+        let settled = &mut settled[place.window];
+        quarantine(&windows, place, None, refusal.class.as_str(), refusal.reason, settled);
     }
     let unknown: BTreeSet<i64> = expected.iter().filter(|e| e.unknown).map(|e| e.document).collect();
     if !unknown.is_empty() {
@@ -74,7 +75,10 @@ pub(super) async fn act(
         for (expected, comparison) in compared {
             let settled = &mut settled[expected.place.window];
             match comparison {
-                Comparison::Refused(refusal) => refuse(&windows, expected.place, refusal, settled),
+                Comparison::Refused(refusal) => {
+                    let class = refusal.class.as_str();
+                    quarantine(&windows, expected.place, None, class, refusal.reason, settled);
+                }
                 Comparison::Equal => settled.counts.compared += 1,
                 Comparison::Collapsed => {
                     settled.counts.compared += 1;
@@ -113,7 +117,7 @@ async fn expect(
         for place in places {
             let window = &windows[place.window];
             let hit = &window.page.hits[place.hit];
-            match address(&rules, input(window, hit)) {
+            match address(&rules, hit.source()) {
                 Ok(address) => expected.push(Expected {
                     place,
                     unknown: address.needs_document && facts.get(address.document_id).is_none(),
@@ -213,7 +217,11 @@ async fn repair(
         if let Some(version) = found
             && has_rival(shared, windows, &expected, version).await?
         {
-            collide(windows, &expected, &difference, &mut settled[expected.place.window]);
+            let reason = format!(
+                "another chunk of the collection has the same document_id and id but other content ({difference}); delete one of the two"
+            );
+            let settled = &mut settled[expected.place.window];
+            quarantine(windows, expected.place, Some(expected.id), "Collision", reason, settled);
             continue;
         }
         let window = &windows[expected.place.window];
@@ -239,17 +247,7 @@ async fn repair(
                 again.push(expected);
             }
             Sent::Refused(reason) => {
-                settled.counts.compared += 1;
-                settled.counts.quarantined += 1;
-                let window = &windows[expected.place.window];
-                let hit = &window.page.hits[expected.place.hit];
-                settled.quarantined.push(quarantined(
-                    &window.unit,
-                    hit,
-                    Some(expected.id),
-                    "Refused",
-                    reason,
-                ));
+                quarantine(windows, expected.place, Some(expected.id), "Refused", reason, settled);
             }
         }
     }
@@ -308,23 +306,19 @@ async fn has_rival(
     Ok(false)
 }
 
-fn refuse(windows: &[ReadWindow], place: Place, refusal: Refusal, settled: &mut Settled) {
+/// Books a chunk that is not to be in the destination, and says why.
+fn quarantine(
+    windows: &[ReadWindow],
+    place: Place,
+    id: Option<String>,
+    class: &str,
+    reason: String,
+    settled: &mut Settled,
+) {
     let window = &windows[place.window];
-    let hit = &window.page.hits[place.hit];
     settled.counts.compared += 1;
     settled.counts.quarantined += 1;
-    settled.quarantined.push(quarantined(&window.unit, hit, None, refusal.class.as_str(), refusal.reason));
-}
-
-fn collide(windows: &[ReadWindow], expected: &Expected, difference: &str, settled: &mut Settled) {
-    let window = &windows[expected.place.window];
-    let hit = &window.page.hits[expected.place.hit];
-    let reason = format!(
-        "another chunk of the collection has the same document_id and id but other content ({difference}); delete one of the two"
-    );
-    settled.counts.compared += 1;
-    settled.counts.quarantined += 1;
-    settled.quarantined.push(quarantined(&window.unit, hit, Some(expected.id.clone()), "Collision", reason));
+    settled.quarantined.push(quarantined(&window.unit, &window.page.hits[place.hit], id, class, reason));
 }
 
 fn give_up(windows: &[ReadWindow], different: Vec<(Expected, Option<i64>, String)>, settled: &mut [Settled]) {

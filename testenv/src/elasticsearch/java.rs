@@ -1,6 +1,7 @@
 //! The Java for a server: one that is on this machine, of a version which the server takes, with the module
 //! `jdk.attach` (a server attaches to itself; runtimes that are not a JDK often lack it).
 
+use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,18 +21,21 @@ pub fn find(flavor: Flavor) -> Result<PathBuf> {
         Flavor::V9 => (21, 25, "openjdk-21-jdk-headless"),
     };
     let others_read_it = rustix::process::geteuid().is_root();
-    let mut named = ["ES_JAVA_HOME", "JAVA_HOME"].iter().filter_map(std::env::var_os).map(PathBuf::from);
+    let named = ["ES_JAVA_HOME", "JAVA_HOME"].iter().filter_map(std::env::var_os).map(PathBuf::from);
     let installed = fs::read_dir("/usr/lib/jvm").into_iter().flatten();
-    let installed = installed.filter_map(|entry| Some(entry.ok()?.path())).chain(
+    let mut installed: Vec<PathBuf> = installed.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    installed.extend(
         find_program("java")
             .and_then(|java| java.canonicalize().ok()?.ancestors().nth(2).map(Path::to_owned)),
     );
+    // Sorted first: whether one fits is found out by starting it.
+    installed.sort_by_key(|home| Reverse(version(home)));
     let fits = |home: &PathBuf| {
         version(home).is_some_and(|version| (oldest..=newest).contains(&version))
             && (!others_read_it || places::readable_by_others(&home.join("bin/java")))
             && attaches(home)
     };
-    match named.find(&fits).or_else(|| installed.filter(&fits).max_by_key(|home| version(home))) {
+    match named.chain(installed).find(fits) {
         Some(home) => Ok(home),
         None => bail!(
             "java, a JDK of version {oldest} to {newest} (runs Elasticsearch {}): apt-get install {package} \
