@@ -11,6 +11,9 @@ use serde_json::Value;
 
 use super::error::MergeError;
 
+/// How a reason of [`Memo::without_index`] begins that passes by itself: a shard that starts, a node that restarts.
+pub(super) const UNAVAILABLE: &str = "IndexUnavailable: ";
+
 /// Durable facts of one merge.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -46,6 +49,15 @@ impl Memo {
         }
         serde_json::from_value(stored)
             .map_err(|error| MergeError::Internal(format!("the stored memo cannot be read: {error}")))
+    }
+
+    /// The first collection whose index had no shard that answers, and why.
+    pub(super) fn unavailable(&self) -> Option<String> {
+        let mut reasons = self.without_index.iter();
+        reasons.find_map(|(collection, why)| {
+            let why = why.strip_prefix(UNAVAILABLE)?;
+            Some(format!("the index of collection {collection} cannot be read now: {why}"))
+        })
     }
 }
 

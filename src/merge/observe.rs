@@ -35,6 +35,8 @@ pub struct Observation {
     pub cutover: CutoverMemo,
     /// The last judgement, if it belongs to the present attempt.
     pub verdict: Option<VerdictMemo>,
+    /// An index that could not be read when the sources were last resolved, and why: for now, so it is waited for.
+    pub unavailable: Option<String>,
     /// Sources with a write block that we set.
     pub blocked_sources: u64,
     /// When the ends of the logs were last read for a pass.
@@ -137,6 +139,7 @@ pub(super) fn test_observation(graph: GraphMemo) -> Observation {
         destination: DestinationSeen { settled: false, serving: true, merges_running: 0 },
         cutover: CutoverMemo::default(),
         verdict: None,
+        unavailable: None,
         blocked_sources: 0,
         pass_taken_at: None,
         retry_token: String::new(),
@@ -187,6 +190,7 @@ impl Engine {
             destination,
             cutover: memo.cutover.clone(),
             verdict: memo.verdict.clone(),
+            unavailable: memo.unavailable(),
             blocked_sources: sources.iter().filter(|source| source.blocked_by_us).count() as u64,
             pass_taken_at: memo.pass_taken_at,
             retry_token: merge.retry_token.clone(),

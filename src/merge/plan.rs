@@ -242,26 +242,20 @@ fn synced(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     }
     let next_pass = go(vec![Action::ResolveSources, Action::PlanPass(UnitKind::Copy)]);
     let pace = (spec.cutover.max_lag / 3).clamp(Duration::from_secs(1), Duration::from_secs(30));
-    if spec.cutover.hold {
+    let held_up = if spec.cutover.hold {
+        Some(("CutoverHeld", "follows the sources until spec.cutover.hold is false".to_owned()))
+    } else if is_pausing {
+        let reason = seen.cutover.last_failure.as_deref().unwrap_or_default();
+        Some(("CutoverRetrying", format!("the cutover is tried again: {reason}")))
+    } else {
+        // No writer is refused for the sake of an index that could not be judged.
+        seen.unavailable.as_deref().map(index_unavailable)
+    };
+    if let Some((reason, message)) = held_up {
         if lag >= pace {
             return next_pass;
         }
-        return wait(
-            pace.saturating_sub(lag),
-            "CutoverHeld",
-            "follows the sources until spec.cutover.hold is false".to_owned(),
-        );
-    }
-    if is_pausing {
-        if lag >= pace {
-            return next_pass;
-        }
-        let reason = seen.cutover.last_failure.clone().unwrap_or_default();
-        return wait(
-            pace.saturating_sub(lag),
-            "CutoverRetrying",
-            format!("the cutover is tried again: {reason}"),
-        );
+        return wait(pace.saturating_sub(lag), reason, message);
     }
     if lag > spec.cutover.max_lag {
         return next_pass;
@@ -283,6 +277,12 @@ fn catching_up(spec: &ValidMerge, pass: Plan) -> Plan {
     Plan { waiting: Some(Waiting { reason: "CatchingUp", message }), ..pass }
 }
 
+fn index_unavailable(which: &str) -> (&'static str, String) {
+    let remedy =
+        "look at the health of the source cluster, or put the collection into spec.collections.exclude";
+    ("IndexUnavailable", format!("the cutover waits: {which}; {remedy}"))
+}
+
 /// A transaction: blocked, drained, last pass, compared, judged - or the blocks come off again.
 fn cutting_over(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     let cutover = &seen.cutover;
@@ -294,7 +294,11 @@ fn cutting_over(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     };
     // Also when it began far in the future: then the clock was set back, and nobody knows how long writers waited.
     if super::apart(started_at, now) > spec.cutover.timeout && seen.verdict.is_none() {
-        let reason = format!("not done within spec.cutover.timeout ({} s)", spec.cutover.timeout.as_secs());
+        let mut reason =
+            format!("not done within spec.cutover.timeout ({} s)", spec.cutover.timeout.as_secs());
+        if let Some(unavailable) = &seen.unavailable {
+            reason = format!("{reason}: {unavailable}");
+        }
         return go(vec![Action::RestWorkers, Action::AbandonCutover(reason), Action::Enter(Phase::Synced)]);
     }
     if !cutover.blocked && spec.cutover.source_writes == SourceWrites::Block {
@@ -307,7 +311,10 @@ fn cutting_over(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
         return unfinished;
     }
     if !cutover.keys_reconciled {
-        return go(vec![Action::ReconcileKeys]);
+        let Some(unavailable) = &seen.unavailable else { return go(vec![Action::ReconcileKeys]) };
+        // Made a moment ago, or its node restarts: a verdict without it would be negative for nothing.
+        let (reason, message) = index_unavailable(unavailable);
+        return Plan { actions: vec![Action::ResolveSources], ..wait(SERVER_BUSY, reason, message) };
     }
     match &seen.verdict {
         None => go(vec![Action::Judge]),

@@ -19,8 +19,14 @@ use super::valid::{SourceWrites, ValidMerge, Verification, test_merge};
 mod world;
 
 /// Every reason of waiting.
-const REASONS: [&str; 5] =
-    ["UnitsFailing", "DestinationNotGreen", "CatchingUp", "CutoverHeld", "CutoverRetrying"];
+const REASONS: [&str; 6] = [
+    "UnitsFailing",
+    "DestinationNotGreen",
+    "CatchingUp",
+    "CutoverHeld",
+    "CutoverRetrying",
+    "IndexUnavailable",
+];
 /// Steps within which a merge that nothing disturbs is at its end, or waits for what it names.
 const STEPS: usize = 60;
 
@@ -78,7 +84,7 @@ fn any_observation() -> impl Strategy<Value = Observation> {
     let token = select(vec!["", "again"]);
     let judged =
         proptest::option::of((any::<bool>(), select(vec![test_merge().verdict_basis(), "old".into()])));
-    let facts = (any::<[bool; 4]>(), 0..2_u64, 0..2_u64, any_moment(), token, judged);
+    let facts = (any::<[bool; 5]>(), 0..2_u64, 0..2_u64, any_moment(), token, judged);
     ((phase, any_walk(), any_walk()), any_graph(), any_cutover(), facts).prop_map(
         |(
             (phase, copy, verify),
@@ -96,6 +102,7 @@ fn any_observation() -> impl Strategy<Value = Observation> {
                 destination: DestinationSeen { settled: flags[2], serving: flags[3], merges_running },
                 cutover,
                 verdict: judged.map(|(positive, basis)| verdict(positive, basis)),
+                unavailable: flags[4].then(|| "no primary".to_owned()),
                 blocked_sources,
                 pass_taken_at: pass,
                 retry_token: token.to_owned(),
@@ -155,7 +162,10 @@ fn is_sound(spec: &ValidMerge, seen: &Observation, made: &Plan) {
         assert!(everything_is_settled(spec, seen) && seen.cutover.keys_reconciled);
     }
     if has(|action| matches!(action, Action::ReconcileKeys)) {
-        assert!(everything_is_settled(spec, seen));
+        assert!(everything_is_settled(spec, seen) && seen.unavailable.is_none());
+    }
+    if entered.contains(&Phase::CuttingOver) {
+        assert!(seen.unavailable.is_none(), "writers would be refused for nothing");
     }
     if has(|action| matches!(action, Action::Finish)) || entered.contains(&Phase::Completed) {
         assert!(seen.verdict.as_ref().is_some_and(|verdict| verdict.positive));
@@ -217,7 +227,9 @@ proptest! {
         let mut free = spec.clone();
         free.suspend = false;
         free.cutover.hold = false;
+        free.cutover.timeout = Duration::from_hours(6);
         world.seen.destination.serving = true;
+        (world.is_index_unavailable, world.seen.unavailable) = (false, None);
         if !world.is_over() {
             world.seen.cutover.retry_at = None;
             prop_assert!(settles(&mut world, &free, seconds + 100).is_some());

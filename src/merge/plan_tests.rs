@@ -313,8 +313,11 @@ fn a_cutover_that_takes_too_long_is_given_up() {
     while world.seen.phase != Phase::CuttingOver {
         world.step(usize::MAX);
     }
+    world.seen.unavailable = Some("no primary".to_owned());
     world.now = world.now.checked_add(SignedDuration::from_hours(1)).unwrap();
-    world.step(usize::MAX);
+    let plan = world.step(usize::MAX);
+    let reason = "not done within spec.cutover.timeout (300 s): no primary";
+    assert!(plan.actions.contains(&Action::AbandonCutover(reason.to_owned())), "{plan:?}");
     assert_eq!((world.seen.phase, world.seen.blocked_sources), (Phase::Synced, 0));
 }
 

@@ -167,3 +167,21 @@ async fn a_clock_that_jumps_days_forth_and_back_changes_nothing() {
     let verdict = scene.check(DIMENSIONS).await;
     assert!(verdict.is_good(), "{verdict}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_made_during_the_cutover_is_waited_for_and_copied() {
+    let scene = Scene::new(Flavor::V9, Flavor::V9).await;
+    let shelf = with_late_chunks(&scene).await;
+    let mut session = Session::start(&crawling(&scene, 20, "5m")).await;
+    wait_for_block(&scene, &shelf).await;
+    let newcomer = Shelf::row(&scene, scene.first_id + 1).await;
+    newcomer.create_index_without_a_place(scene.first_id + 2, 7).await;
+    session.says("cannot be read now").await;
+    assert_eq!(scene.phase().await.as_deref(), Some("CuttingOver"));
+
+    newcomer.give_it_a_place().await;
+    assert!(session.end().await.success);
+    assert_eq!(newcomer.in_destination().await.len(), 7);
+    assert!(is_blocked(&scene, &newcomer.index).await);
+    completes(&scene, &shelf).await;
+}

@@ -5,6 +5,7 @@ use testenv::postgres::Postgres;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::blocks::is_blocked;
 use crate::deletions::held;
 use crate::scene::{DIMENSIONS, Flavor, Scene};
 use crate::session::Session;
@@ -18,24 +19,22 @@ async fn one_shelf(scene: &Scene) -> Shelf<'_> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_whose_shard_has_no_place_is_named_and_holds_up_nobody() {
+async fn no_cutover_begins_while_a_source_cannot_be_read() {
     let scene = Scene::new(Flavor::V8, Flavor::V9).await;
     let healthy = one_shelf(&scene).await;
     let red = Shelf::row(&scene, scene.first_id + 1).await;
-    red.create_index_without_a_place().await;
+    red.create_index_without_a_place(scene.first_id + 1, 7).await;
 
-    let session = Session::start(&held(&scene.manifest(DIMENSIONS))).await;
-    scene.wait_for_phase("Synced").await;
+    let mut session = Session::start(&scene.manifest(DIMENSIONS)).await;
+    session.says("cannot be read now").await;
+    scene.wait_for_a_whole_pass().await;
     assert_eq!(healthy.in_destination().await.len(), 6);
-    let named = "SELECT memo::text LIKE '%IndexUnavailable: %' FROM es_index_merge.merge";
-    let named: bool = sqlx::query_scalar(named).fetch_one(&scene.pool).await.unwrap();
-    assert!(named);
+    assert_eq!(scene.phase().await.as_deref(), Some("Synced"));
+    assert!(!is_blocked(&scene, &healthy.index).await, "a writer is refused for nothing");
 
     red.give_it_a_place().await;
-    red.put_document(scene.first_id + 1, 7, "there at last").await;
-    scene.wait_for_a_whole_pass().await;
+    assert!(session.end().await.success);
     assert_eq!(red.in_destination().await.len(), 7);
-    session.stop().await;
     scene.completes(&scene.manifest(DIMENSIONS)).await;
 }
 

@@ -59,18 +59,33 @@ impl<'a> Shelf<'a> {
         self.scene.source_cluster.put(&format!("/{}", self.index), &body).await.unwrap();
     }
 
-    /// An index whose only shard no node may have.
-    pub async fn create_index_without_a_place(&self) {
-        let mut body = Mapping::Templates.body(DIMENSIONS, 1).unwrap();
-        body["settings"]["index.routing.allocation.require._name"] = "nobody".into();
-        let path = format!("/{}?wait_for_active_shards=0", self.index);
-        self.scene.source_cluster.put(&path, &body).await.unwrap();
+    /// An index whose only shard no node may have. It is a clone, so that its chunks are there as soon as it has a place.
+    pub async fn create_index_without_a_place(&self, document: i64, chunks: i64) {
+        let model = self.model();
+        model.create_index(1).await;
+        model.put_document(document, chunks, "there at last").await;
+        let cluster = &self.scene.source_cluster;
+        let blocked = json!({"index.blocks.write": true});
+        cluster.put(&format!("/{}/_settings", model.index), &blocked).await.unwrap();
+        let nowhere = json!({"settings": {
+            "index.blocks.write": false,
+            "index.routing.allocation.require._name": "nobody",
+        }});
+        let path = format!("/{}/_clone/{}?wait_for_active_shards=0", model.index, self.index);
+        cluster.put(&path, &nowhere).await.unwrap();
     }
 
     pub async fn give_it_a_place(&self) {
-        let path = format!("/{}/_settings", self.index);
+        let cluster = &self.scene.source_cluster;
         let anywhere = json!({"index.routing.allocation.require._name": null});
-        self.scene.source_cluster.put(&path, &anywhere).await.unwrap();
+        cluster.put(&format!("/{}/_settings", self.index), &anywhere).await.unwrap();
+        let placed = format!("/_cluster/health/{}?wait_for_status=yellow", self.index);
+        assert_eq!(cluster.get(&placed).await.unwrap()["timed_out"], false);
+        self.model().delete_index().await;
+    }
+
+    fn model(&self) -> Shelf<'a> {
+        Shelf { index: format!("model-of-{}", self.collection), ..*self }
     }
 
     pub async fn delete_index(&self) {

@@ -110,23 +110,32 @@ pub(super) async fn plan_last_pass(
     Ok(())
 }
 
-/// Whether a collection appeared since the last pass was planned. It is then blocked and copied like the others,
-/// so that the verdict speaks of every collection that exists when it is made.
-pub(super) async fn has_newcomers(engine: &Engine) -> Result<bool, MergeError> {
-    let covered = parse_memo(&engine.merge_row().await?)?.cutover.covered;
+/// Whether the last pass covers every source as it is now. One that appeared since it was planned, or that was away for
+/// a while, is blocked and copied like the others first, so that the verdict speaks of every collection that exists when
+/// it is made; one that cannot be read now is waited for.
+pub(super) async fn covers_every_source(engine: &Engine) -> Result<bool, MergeError> {
+    let memo = parse_memo(&engine.merge_row().await?)?;
     let stored = engine.state.sources(engine.id).await?;
-    let newcomers = active(&stored).filter(|source| !covered.contains(&source.id)).count();
+    let present: BTreeSet<SourceId> = active(&stored).map(|source| source.id).collect();
+    let covered: BTreeSet<SourceId> = memo.cutover.covered.intersection(&present).copied().collect();
+    let newcomers = present.len() - covered.len();
     if newcomers > 0 {
         tracing::info!(newcomers, "collections appeared during the cutover: one more last pass");
+    }
+    if covered != memo.cutover.covered || newcomers > 0 {
         engine
             .edit_memo(|memo| {
-                memo.cutover.blocked = false;
-                memo.cutover.last_pass_planned = false;
-                memo.cutover.rechecked = Rechecked::Nothing;
+                // What is away may have another history when it is back.
+                memo.cutover.covered = covered;
+                if newcomers > 0 {
+                    memo.cutover.blocked = false;
+                    memo.cutover.last_pass_planned = false;
+                    memo.cutover.rechecked = Rechecked::Nothing;
+                }
             })
             .await?;
     }
-    Ok(newcomers > 0)
+    Ok(newcomers == 0 && memo.unavailable().is_none())
 }
 
 /// Ends the attempt without a verdict that stands; the next one waits a little longer.

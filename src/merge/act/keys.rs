@@ -40,14 +40,14 @@ const RECHECK: usize = 200;
 pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
     let_workers_write(engine).await?;
     super::sources::resolve(engine, spec).await?;
-    if super::cutover::has_newcomers(engine).await?
+    if !super::cutover::covers_every_source(engine).await?
         || !super::destination::still_holds_what_was_written(engine).await?
     {
-        // More is to be copied or compared first; this is done again after it.
+        // More is to be copied, compared or waited for first; this is done again after it.
         return Ok(());
     }
     let Some(verdicts) = compare_sides(engine).await? else {
-        // The same: chunks that share a key are compared first.
+        // The same.
         return Ok(());
     };
     stop_workers_writing(engine).await?;
@@ -63,7 +63,7 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge) -> Result<(), 
 }
 
 /// How each collection compares, after the keys of both sides were made to agree. `None`: chunks are to be compared
-/// once more before that can be said.
+/// or sources resolved once more before that can be said.
 async fn compare_sides(engine: &Engine) -> Result<Option<Vec<CollectionVerdict>>, MergeError> {
     // Before anything is read of the sources: see `version`.
     let row = engine.merge_row().await?;
@@ -88,10 +88,8 @@ async fn compare_sides(engine: &Engine) -> Result<Option<Vec<CollectionVerdict>>
         let counts = counts.get(&source.collection_id).copied().unwrap_or_default();
         match source.state {
             SourceState::Active => {
-                let Some(shards) = stats.get(&index_name(source)?) else {
-                    verdicts.push(unread(source, in_destination));
-                    continue;
-                };
+                // Away since it was resolved: the next resolve finds out what is the matter with it.
+                let Some(shards) = stats.get(&index_name(source)?) else { return Ok(None) };
                 let mut sides = Sides::new(shards, in_destination, &counts, rows);
                 // Chunks that share a key hide a difference of the counts, and are compared once more.
                 if sides.collapsed > 0 || !sides.agree() {
@@ -99,8 +97,7 @@ async fn compare_sides(engine: &Engine) -> Result<Option<Vec<CollectionVerdict>>
                     let withheld = Withheld::new(rows);
                     let comparison = Comparison { engine, source, pass: row.pass, copied, withheld };
                     let Some(compared) = comparison.run(sides.source.max(sides.destination)).await? else {
-                        verdicts.push(unread(source, in_destination));
-                        continue;
+                        return Ok(None);
                     };
                     sides.learn(&compared);
                     to_compare += twins.compare(engine, compared.shared).await?;

@@ -11,6 +11,7 @@ use crate::elastic::{CatalogEntry, ElasticError, IndexInfo, IndexName, PrimarySt
 use crate::merge::act::{VECTOR_FIELD, keys};
 use crate::merge::engine::Engine;
 use crate::merge::error::{MergeCategory, MergeError};
+use crate::merge::memo::UNAVAILABLE;
 use crate::merge::observe::{active, parse_memo};
 use crate::merge::stored_index;
 use crate::merge::valid::ValidMerge;
@@ -95,7 +96,7 @@ pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<(), Me
         readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?);
     for (collection, index) in &matched.indices {
         if let Some(reason) = unreadable.get(index) {
-            matched.attention.insert(*collection, format!("IndexUnavailable: {reason}"));
+            matched.attention.insert(*collection, format!("{UNAVAILABLE}{reason}"));
         }
     }
     let before = engine.state.sources(engine.id).await?;
@@ -238,7 +239,7 @@ async fn retire(
 
 /// Whether that reason of attention speaks of an index that is there and cannot be read.
 pub(super) fn is_unreadable(why: &str) -> bool {
-    why.starts_with("IndexClosed") || why.starts_with("IndexUnavailable")
+    why.starts_with("IndexClosed") || why.starts_with(UNAVAILABLE)
 }
 
 /// Whether that very index (not one re-created under its name) answers by name. A refusal is an error here.

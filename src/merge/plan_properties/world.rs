@@ -44,16 +44,19 @@ pub struct World {
     pub copied: u32,
     pub compared: u32,
     pub positive: bool,
+    /// As a resolve would find it.
+    pub is_index_unavailable: bool,
 }
 
 impl World {
     pub fn new(graph: GraphMemo, positive: bool) -> World {
         let seen = test_observation(graph);
-        World { seen, end: 10, planned: 0, copied: 0, compared: 0, positive }
+        World { seen, end: 10, planned: 0, copied: 0, compared: 0, positive, is_index_unavailable: false }
     }
 
     /// Each action leaves its trace, and done twice it leaves the same.
     pub fn act(&mut self, spec: &ValidMerge, action: &Action, now: Timestamp) {
+        let unavailable = self.is_index_unavailable.then(|| "no primary".to_owned());
         let seen = &mut self.seen;
         match action {
             Action::PlanPass(UnitKind::Copy) | Action::PlanLastPass => {
@@ -80,7 +83,11 @@ impl World {
                 seen.cutover.blocked = true;
                 seen.blocked_sources = 1;
             }
-            Action::ReconcileKeys => seen.cutover.keys_reconciled = true,
+            Action::ResolveSources => seen.unavailable = unavailable,
+            Action::ReconcileKeys => {
+                seen.cutover.keys_reconciled = unavailable.is_none();
+                seen.unavailable = unavailable;
+            }
             Action::Judge => {
                 assert_eq!(
                     (self.copied, seen.copy.open),
@@ -160,6 +167,8 @@ pub enum Event {
     Wait(i64),
     Unassigned,
     Assigned,
+    IndexUnavailable,
+    IndexAvailable,
 }
 
 pub fn any_event() -> impl Strategy<Value = Event> {
@@ -170,6 +179,8 @@ pub fn any_event() -> impl Strategy<Value = Event> {
         2 => (1..200_i64).prop_map(Event::Wait),
         1 => Just(Event::Unassigned),
         1 => Just(Event::Assigned),
+        1 => Just(Event::IndexUnavailable),
+        1 => Just(Event::IndexAvailable),
     ]
 }
 
@@ -187,6 +198,8 @@ pub fn wandered(spec: &ValidMerge, graph: GraphMemo, positive: bool, way: &[(usi
             Event::Wait(more) => seconds += more,
             Event::Unassigned => world.seen.destination.serving = false,
             Event::Assigned => world.seen.destination.serving = true,
+            Event::IndexUnavailable => world.is_index_unavailable = true,
+            Event::IndexAvailable => world.is_index_unavailable = false,
         }
         seconds += 1;
     }
@@ -212,7 +225,8 @@ pub fn settles(world: &mut World, spec: &ValidMerge, seconds: i64) -> Option<Pla
     for step in 0..STEPS {
         let now = later(seconds + i64::try_from(step).unwrap());
         let made = world.step(spec, now, usize::MAX);
-        let is_still = made.next == Next::Settled || (made.waiting.is_some() && made.actions.is_empty());
+        let only_looks = made.actions.iter().all(|action| *action == Action::ResolveSources);
+        let is_still = made.next == Next::Settled || (made.waiting.is_some() && only_looks);
         if is_still {
             return Some(made);
         }
