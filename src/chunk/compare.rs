@@ -86,7 +86,7 @@ struct Found<'a> {
 
 impl<'a> Found<'a> {
     fn read(actual: &Actual<'a>) -> Result<Self, Difference> {
-        let text = std::str::from_utf8(actual.source)
+        let text = simdutf8::basic::from_utf8(actual.source)
             .map_err(|_| Difference::new("_source", "UTF-8", "other bytes"))?;
         let mut found = Self { fields: BTreeMap::new(), vector: None };
         Scanner::new(text)

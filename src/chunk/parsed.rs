@@ -224,7 +224,7 @@ impl<'a> Fields<'a> {
         reading: Reading,
         cuts: &mut Cuts,
     ) -> Result<Self, Refusal> {
-        let text = std::str::from_utf8(source)
+        let text = simdutf8::basic::from_utf8(source)
             .map_err(|_| Refusal::new(RefusalClass::NotJson, "_source is not UTF-8"))?;
         let mut fields = Self::default();
         let mut seen = [false; 4];

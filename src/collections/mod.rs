@@ -27,6 +27,7 @@ use columns::Layout;
 
 type Result<T> = std::result::Result<T, CollectionsError>;
 
+const READY: u32 = 1;
 const CONNECTIONS: u32 = 3;
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -49,6 +50,7 @@ impl Collections {
             options,
             Session {
                 application_name: "es-index-merge collections",
+                ready: READY,
                 connections: CONNECTIONS,
                 statement_timeout: STATEMENT_TIMEOUT,
                 search_path: None,

@@ -132,7 +132,7 @@ impl Hit {
     /// The base64 text of the vector, in the lane [`ReadLane::Binary`] and if the chunk has one.
     #[must_use]
     pub fn vector(&self) -> Option<&str> {
-        self.vector.as_deref().and_then(|text| std::str::from_utf8(text).ok())
+        self.vector.as_deref().and_then(|text| simdutf8::basic::from_utf8(text).ok())
     }
 
     /// Bytes of the answer that this chunk's parts take.

@@ -200,8 +200,10 @@ impl Engine {
         }
         let changed = decided.actions.iter().any(Action::changes_what_is_seen);
         let (after, rows) = if changed { self.observe().await? } else { (seen.clone(), rows) };
-        let next = if after.phase == seen.phase { decided.next } else { Next::Now };
-        Ok(self.report(&spec, &after, &rows, next, decided.waiting, now))
+        // What the plan would wait for has come: something else is to be done, and at once.
+        let is_over = plan(&spec, &after, now).actions != decided.actions;
+        let (next, waiting) = if is_over { (Next::Now, None) } else { (decided.next, decided.waiting) };
+        Ok(self.report(&spec, &after, &rows, next, waiting, now))
     }
 
     /// Whether this process still has the lease of the step; renews it. Asked before what must not be done late.

@@ -18,6 +18,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// The schema used when none is named.
 pub const DEFAULT_SCHEMA: &str = "es_index_merge";
 
+const READY: u32 = 4;
 const CONNECTIONS: u32 = 8;
 const STATEMENT_TIMEOUT: Duration = Duration::from_mins(1);
 const MIGRATING: &str = "preparing the schema";
@@ -102,6 +103,7 @@ fn session(schema: &str) -> Result<Session> {
     }
     Ok(Session {
         application_name: "es-index-merge",
+        ready: READY,
         connections: CONNECTIONS,
         statement_timeout: STATEMENT_TIMEOUT,
         search_path: Some(quoted(schema)),

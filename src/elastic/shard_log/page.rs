@@ -277,7 +277,7 @@ fn text(raw: &RawString, answer: &Bytes) -> std::result::Result<Bytes, Broken> {
         return Ok(Bytes::from(unescaped(raw, answer)?));
     }
     let slice = answer.slice(raw.range.clone());
-    match std::str::from_utf8(&slice) {
+    match simdutf8::basic::from_utf8(&slice) {
         Ok(_) => Ok(slice),
         Err(_) => Err(Broken::Wrong(format!("a string at byte {} is not UTF-8", raw.range.start))),
     }
@@ -288,7 +288,7 @@ fn string(raw: &RawString, answer: &Bytes) -> std::result::Result<String, Broken
         return unescaped(raw, answer);
     }
     let slice = answer.get(raw.range.clone()).unwrap_or_default();
-    match std::str::from_utf8(slice) {
+    match simdutf8::basic::from_utf8(slice) {
         Ok(value) => Ok(value.to_owned()),
         Err(_) => Err(Broken::Wrong(format!("a string at byte {} is not UTF-8", raw.range.start))),
     }
