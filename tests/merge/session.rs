@@ -6,7 +6,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::scene::{Run, Scene, ended, start};
+use crate::scene::Scene;
+use crate::scene::program::{Run, ended, start};
 
 /// How long a phase or a change in the destination is waited for.
 const PATIENCE: Duration = Duration::from_mins(2);

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use demo::cluster::Method;
 use serde_json::json;
 
-use crate::scene::{DIMENSIONS, Flavor, Run, Scene};
+use crate::scene::program::Run;
+use crate::scene::{DIMENSIONS, Flavor, Scene};
 use crate::session::Session;
 use crate::shelf::Shelf;
 

@@ -4,7 +4,8 @@ use demo::cluster::Cluster;
 use demo::seed::tables::{CollectionRow, DocumentRow, Naming, Tables};
 use serde_json::{Value, json};
 
-use crate::scene::{Run, Scene};
+use crate::scene::Scene;
+use crate::scene::program::Run;
 
 /// The documents' place among ids: above every collection of the scene.
 const DOCUMENT: i64 = 3_000;
