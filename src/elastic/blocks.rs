@@ -2,21 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::future::try_join_all;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::admin::{ACK_TIMEOUT, settings_call};
 use super::call::Call;
 use super::catalog::not_concrete;
-use super::cluster::{Cluster, groups, parse};
+use super::cluster::{Cluster, groups, parse, side_by_side};
 use super::error::{ElasticError, ErrorCategory, Result};
 use super::names::IndexName;
 
 const BLOCKING: &str = "block writes";
 const UNBLOCKING: &str = "unblock writes";
-/// Requests at a time: while one waits for its shards, the master has others to do. Writers are refused meanwhile.
-const GROUPS_AT_ONCE: usize = 4;
 
 #[derive(Deserialize)]
 struct Blocked {
@@ -82,12 +79,9 @@ impl Cluster {
     /// on); otherwise the block is taken off and set again, because a block that was set by other means says
     /// nothing of the writes that were under way.
     pub async fn block_writes(&self, indices: &[IndexName]) -> Result<BTreeSet<IndexName>> {
-        let mut blocked = BTreeSet::new();
-        for some in groups(indices).chunks(GROUPS_AT_ONCE) {
-            let blocking: Vec<_> = some.iter().map(|group| self.block_group(group)).collect();
-            blocked.extend(try_join_all(blocking).await?.into_iter().flatten());
-        }
-        Ok(blocked)
+        let groups = groups(indices);
+        let blocked = side_by_side(groups.iter().map(|group| self.block_group(group)).collect()).await?;
+        Ok(blocked.into_iter().flatten().collect())
     }
 
     /// Those of a group that are blocked for certain.
@@ -131,21 +125,24 @@ impl Cluster {
 
     /// Whether each of the indices refuses writes, by whoever's will; those that do not exist are absent.
     pub async fn write_blocks(&self, indices: &[IndexName]) -> Result<BTreeMap<IndexName, bool>> {
-        let mut found = BTreeMap::new();
-        for group in groups(indices) {
-            let call = |list: &str| {
-                Call::get(BLOCKING, format!("/{list}/_settings/index.blocks.*,index.uuid"))
-                    .with("flat_settings", "true")
-            };
-            let (answer, asked) = self.send_for_existing(&group, call).await?;
-            let Some(answer) = answer else { continue };
-            let all: Settings = parse(BLOCKING, &answer)?;
-            for name in asked {
-                let index = all.get(name.as_str()).ok_or_else(|| not_concrete(BLOCKING, name))?;
-                let is_blocked =
-                    index.is_true("index.blocks.write") || index.is_true("index.blocks.read_only");
-                found.insert(name.clone(), is_blocked);
-            }
+        let groups = groups(indices);
+        let found = side_by_side(groups.iter().map(|group| self.blocks_of(group)).collect()).await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn blocks_of(&self, group: &[&IndexName]) -> Result<Vec<(IndexName, bool)>> {
+        let call = |list: &str| {
+            Call::get(BLOCKING, format!("/{list}/_settings/index.blocks.*,index.uuid"))
+                .with("flat_settings", "true")
+        };
+        let (answer, asked) = self.send_for_existing(group, call).await?;
+        let Some(answer) = answer else { return Ok(Vec::new()) };
+        let all: Settings = parse(BLOCKING, &answer)?;
+        let mut found = Vec::with_capacity(asked.len());
+        for name in asked {
+            let index = all.get(name.as_str()).ok_or_else(|| not_concrete(BLOCKING, name))?;
+            let is_blocked = index.is_true("index.blocks.write") || index.is_true("index.blocks.read_only");
+            found.push((name.clone(), is_blocked));
         }
         Ok(found)
     }
@@ -172,18 +169,21 @@ impl Cluster {
 
     /// Allows writes again; indices that do not exist are passed over.
     pub async fn unblock_writes(&self, indices: &[IndexName]) -> Result<()> {
+        let groups = groups(indices);
+        side_by_side(groups.iter().map(|group| self.unblock_group(group)).collect()).await.map(drop)
+    }
+
+    async fn unblock_group(&self, group: &[&IndexName]) -> Result<()> {
         let settings = json!({"index.blocks.write": null});
-        for group in groups(indices) {
-            let call = |list: &str| settings_call(UNBLOCKING, list, &settings);
-            let (answer, _) = self.send_for_existing(&group, call).await?;
-            let is_done = match answer {
-                Some(answer) => parse::<Acknowledged>(UNBLOCKING, &answer)?.acknowledged,
-                None => true,
-            };
-            if !is_done {
-                let reason = "the server did not acknowledge it in time";
-                return Err(ElasticError::new(ErrorCategory::Unavailable, UNBLOCKING, reason));
-            }
+        let call = |list: &str| settings_call(UNBLOCKING, list, &settings);
+        let (answer, _) = self.send_for_existing(group, call).await?;
+        let is_done = match answer {
+            Some(answer) => parse::<Acknowledged>(UNBLOCKING, &answer)?.acknowledged,
+            None => true,
+        };
+        if !is_done {
+            let reason = "the server did not acknowledge it in time";
+            return Err(ElasticError::new(ErrorCategory::Unavailable, UNBLOCKING, reason));
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::call::Call;
-use super::cluster::{Cluster, groups, parse};
+use super::cluster::{Cluster, groups, parse, side_by_side};
 use super::error::{ElasticError, ErrorCategory, IS_ALIAS, Result};
 use super::info::IndexInfo;
 use super::names::IndexName;
@@ -127,20 +127,21 @@ impl Cluster {
 
     /// Settings and mapping of each index; those that do not exist are absent.
     pub async fn describe(&self, indices: &[IndexName]) -> Result<BTreeMap<IndexName, IndexInfo>> {
-        let mut found = BTreeMap::new();
-        for group in groups(indices) {
-            let call = |list: &str| {
-                Call::get(DESCRIBING, format!("/{list}"))
-                    .with("flat_settings", "true")
-                    .with("include_defaults", "true")
-                    .with("human", "true")
-                    .with("filter_path", DESCRIBED_PARTS)
-            };
-            let (answer, asked) = self.send_for_existing(&group, call).await?;
-            let Some(answer) = answer else { continue };
-            found.extend(infos(&answer, &asked)?);
-        }
-        Ok(found)
+        let groups = groups(indices);
+        let found = side_by_side(groups.iter().map(|group| self.describe_group(group)).collect()).await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn describe_group(&self, group: &[&IndexName]) -> Result<Vec<(IndexName, IndexInfo)>> {
+        let call = |list: &str| {
+            Call::get(DESCRIBING, format!("/{list}"))
+                .with("flat_settings", "true")
+                .with("include_defaults", "true")
+                .with("human", "true")
+                .with("filter_path", DESCRIBED_PARTS)
+        };
+        let (answer, asked) = self.send_for_existing(group, call).await?;
+        answer.map_or_else(|| Ok(Vec::new()), |answer| infos(&answer, &asked))
     }
 
     /// Makes everything written so far visible to searches; indices that do not exist are passed over.
@@ -149,18 +150,20 @@ impl Cluster {
     /// it has an error for: the server waits up to a minute for a primary that is not active, and keeps the others
     /// of the list waiting with it.
     pub async fn refresh(&self, indices: &[IndexName]) -> Result<()> {
-        for group in groups(indices) {
-            let call =
-                |list: &str| Call::post(REFRESHING, format!("/{list}/_refresh")).policy(RetryPolicy::brief());
-            let (answer, asked) = self.send_for_existing(&group, call).await?;
-            let Some(answer) = answer else { continue };
-            if check_broadcast(REFRESHING, &answer, asked.len())? == Copies::Some {
-                // A replica without a node is fine. A primary that is not there is not, and the server does not
-                // always call it a failure.
-                let asked: Vec<IndexName> = asked.into_iter().cloned().collect();
-                for primaries in self.primary_stats(&asked).await?.into_values() {
-                    primaries?;
-                }
+        let groups = groups(indices);
+        side_by_side(groups.iter().map(|group| self.refresh_group(group)).collect()).await.map(drop)
+    }
+
+    async fn refresh_group(&self, group: &[&IndexName]) -> Result<()> {
+        let call =
+            |list: &str| Call::post(REFRESHING, format!("/{list}/_refresh")).policy(RetryPolicy::brief());
+        let (answer, asked) = self.send_for_existing(group, call).await?;
+        let Some(answer) = answer else { return Ok(()) };
+        if check_broadcast(REFRESHING, &answer, asked.len())? == Copies::Some {
+            // A replica without a node is fine. A primary that is not there is not, and the server does not
+            // always call it a failure.
+            for (_, primaries) in self.stats_of(&asked).await? {
+                primaries?;
             }
         }
         Ok(())

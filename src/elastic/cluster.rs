@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -48,6 +49,8 @@ const CONNECTING: &str = "connect to Elasticsearch";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest part of a request line that a list of indices takes, in bytes; the server's limit is 4 kB for all of it.
 const MAX_LIST_BYTES: usize = 2800;
+/// Requests about groups of indices under way at a time.
+const GROUPS_AT_ONCE: usize = 4;
 
 /// Shard counts that are remembered: a few megabytes.
 const MAX_SHARD_COUNTS: usize = 50_000;
@@ -246,6 +249,12 @@ pub(super) fn groups(names: &[IndexName]) -> Vec<Vec<&IndexName>> {
         }
     }
     groups
+}
+
+/// Sends the requests of [`groups`] a few at a time: while the server waits for one, it has others to work on.
+/// What they give is in their order; the first failure ends all.
+pub(super) async fn side_by_side<T>(requests: Vec<impl Future<Output = Result<T>>>) -> Result<Vec<T>> {
+    stream::iter(requests).buffered(GROUPS_AT_ONCE).try_collect().await
 }
 
 #[cfg(test)]

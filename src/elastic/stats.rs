@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::call::Call;
 use super::catalog::not_concrete;
-use super::cluster::{Cluster, groups, parse};
+use super::cluster::{Cluster, groups, parse, side_by_side};
 use super::error::{ElasticError, ErrorCategory, Result};
 use super::names::{IndexName, IndexUuid, SeqNo, ShardNumber};
 
@@ -114,29 +114,36 @@ impl Cluster {
         &self,
         indices: &[IndexName],
     ) -> Result<BTreeMap<IndexName, Result<Vec<PrimaryStats>>>> {
-        let mut found = BTreeMap::new();
-        for group in groups(indices) {
-            let call = |list: &str| {
-                Call::get(COUNTING, format!("/{list}/_stats/docs,store"))
-                    .with("level", "shards")
-                    .with("filter_path", PARTS)
+        let groups = groups(indices);
+        let found = side_by_side(groups.iter().map(|group| self.stats_of(group)).collect()).await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    pub(super) async fn stats_of(
+        &self,
+        group: &[&IndexName],
+    ) -> Result<Vec<(IndexName, Result<Vec<PrimaryStats>>)>> {
+        let call = |list: &str| {
+            Call::get(COUNTING, format!("/{list}/_stats/docs,store"))
+                .with("level", "shards")
+                .with("filter_path", PARTS)
+        };
+        let (answer, asked) = self.send_for_existing(group, call).await?;
+        let Some(answer) = answer else { return Ok(Vec::new()) };
+        let mut stats: Stats = parse(COUNTING, &answer)?;
+        self.learn_shard_counts(&asked, &stats).await?;
+        let mut found = Vec::with_capacity(asked.len());
+        for name in asked {
+            let primaries = match stats.indices.remove(name.as_str()) {
+                Some(index) => match self.shard_count(&index.uuid) {
+                    Some(shards) => primaries(name, index, shards),
+                    // Deleted or made anew between the two requests.
+                    None => continue,
+                },
+                // A red index without a single active copy is not in the answer at all.
+                None => Err(no_primary(name, 0)),
             };
-            let (answer, asked) = self.send_for_existing(&group, call).await?;
-            let Some(answer) = answer else { continue };
-            let mut stats: Stats = parse(COUNTING, &answer)?;
-            self.learn_shard_counts(&asked, &stats).await?;
-            for name in asked {
-                let primaries = match stats.indices.remove(name.as_str()) {
-                    Some(index) => match self.shard_count(&index.uuid) {
-                        Some(shards) => primaries(name, index, shards),
-                        // Deleted or made anew between the two requests.
-                        None => continue,
-                    },
-                    // A red index without a single active copy is not in the answer at all.
-                    None => Err(no_primary(name, 0)),
-                };
-                found.insert(name.clone(), primaries);
-            }
+            found.push((name.clone(), primaries));
         }
         Ok(found)
     }
