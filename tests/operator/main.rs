@@ -10,6 +10,7 @@ mod operator;
 #[allow(dead_code)] // shared with the tests of the merge itself
 #[path = "../merge/scene.rs"]
 mod scene;
+mod source_deletion;
 mod story;
 
 use std::time::Duration;
