@@ -91,7 +91,7 @@ impl Action {
 pub enum Next {
     /// At once.
     Now,
-    /// After this time, or when the workers report.
+    /// After this time, when the workers report, or at once if what the actions changed asks for others.
     After(Duration),
     /// Not before the spec changes.
     Settled,
