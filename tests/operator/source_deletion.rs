@@ -1,5 +1,7 @@
 //! The deletion of the source indices by the operator: after their time, and as its owner says.
 
+use std::collections::BTreeSet;
+
 use demo::seed::odd;
 use es_index_merge::api::EsIndexMergeStatus;
 use serde_json::json;
@@ -8,11 +10,18 @@ use crate::operator::{NAME, Operator, PATIENCE, SOON};
 use crate::scene::Flavor;
 use crate::{condition, odd_data};
 
-/// Those of the merge's sources whose index is there.
-async fn sources_left(operator: &Operator) -> Vec<String> {
-    let query = "SELECT index_name FROM es_index_merge.source WHERE state = 'active'";
-    let names: Vec<String> = sqlx::query_scalar(query).fetch_all(&operator.scene.pool).await.unwrap();
-    assert!(!names.is_empty());
+/// The indices of the merge's sources of which the state says that.
+async fn sources(operator: &Operator, condition: &'static str) -> BTreeSet<String> {
+    let query =
+        format!("SELECT index_name FROM es_index_merge.source WHERE state = 'active' AND {condition}");
+    let names = sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_all(&operator.scene.pool).await.unwrap();
+    assert!(!names.is_empty(), "{condition}");
+    names.into_iter().collect()
+}
+
+/// Those of the indices that are there.
+async fn left(operator: &Operator, indices: &BTreeSet<String>) -> BTreeSet<String> {
+    let names: Vec<&str> = indices.iter().map(String::as_str).collect();
     let path = format!("/{}/_settings/index.uuid?ignore_unavailable=true", names.join(","));
     let answer = operator.scene.source_cluster.get(&path).await.unwrap();
     answer.as_object().unwrap().keys().cloned().collect()
@@ -36,21 +45,28 @@ async fn source_indices_are_kept_for_their_time_and_deleted_when_their_owner_sti
     let (deleted, reason, _) = condition(&status, "SourcesDeleted");
     assert_eq!((deleted, reason), ("False", "Retained"), "{status:#?}");
     assert!(status.message.unwrap().contains("source indices are deleted from"));
-    let sources = sources_left(&operator).await;
+    let all = sources(&operator, "true").await;
+    assert_eq!(left(&operator, &all).await, all);
 
     // Called off, and nothing is left to wait for: it is the wish alone that keeps them.
     let no = json!({ "spec": { "cutover": { "deleteSources": "Never", "retainFor": "0s" } } });
     operator.patch(NAME, no).await;
     let called_off = |status: &EsIndexMergeStatus| condition(status, "SourcesDeleted").1 == "NotAskedFor";
     operator.until(NAME, SOON, "called off", called_off).await;
-    assert_eq!(sources_left(&operator).await, sources);
+    assert_eq!(left(&operator, &all).await, all);
 
     operator.patch(NAME, json!({ "spec": { "cutover": { "deleteSources": "AfterVerification" } } })).await;
-    let deleted = |status: &EsIndexMergeStatus| condition(status, "SourcesDeleted").0 == "True";
-    let merge = operator.until(NAME, SOON, "sources deleted", deleted).await;
+    // Of some something was left out in the destination: they are kept.
+    let is_over = |status: &EsIndexMergeStatus| condition(status, "SourcesDeleted").1 == "SomeKept";
+    let merge = operator.until(NAME, SOON, "all looked at", is_over).await;
     let status = merge.status.unwrap();
     assert_eq!(status.phase.as_deref(), Some("Completed"));
-    assert_eq!(sources_left(&operator).await, Vec::<String>::new());
+    assert!(status.message.unwrap().contains("source indices were deleted"));
+    assert!(status.attention.iter().any(|attention| attention.message.contains("is kept")));
+    let nothing_left_out =
+        "NOT EXISTS (SELECT FROM es_index_merge.unit u WHERE u.source = source.id AND u.cuts <> '{}')";
+    let whole = sources(&operator, nothing_left_out).await;
+    assert_eq!(left(&operator, &all).await, &all - &whole);
     assert_eq!(documents(&operator).await, u64::try_from(model.good_chunks()).unwrap());
     let namespace = operator.namespace.as_str();
     let events =
