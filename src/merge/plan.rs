@@ -297,7 +297,8 @@ fn cutting_over(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
         let mut reason =
             format!("not done within spec.cutover.timeout ({} s)", spec.cutover.timeout.as_secs());
         if let Some(unavailable) = &seen.unavailable {
-            reason = format!("{reason}: {unavailable}");
+            reason.push_str(": ");
+            reason.push_str(unavailable);
         }
         return go(vec![Action::RestWorkers, Action::AbandonCutover(reason), Action::Enter(Phase::Synced)]);
     }

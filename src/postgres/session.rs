@@ -71,7 +71,7 @@ pub(crate) fn open(options: PgConnectOptions, session: Session) -> PgPool {
         .connect_lazy_with(options);
     let opened = pool.clone();
     // A failure is met again by whoever needs a connection.
-    tokio::spawn(async move { join_all((0..ready).map(|_| opened.acquire())).await.len() });
+    tokio::spawn(async move { drop(join_all((0..ready).map(|_| opened.acquire())).await) });
     pool
 }
 
