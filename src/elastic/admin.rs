@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::call::Call;
 use super::catalog::{check_broadcast, not_concrete};
-use super::cluster::{Cluster, encoded, groups};
+use super::cluster::{Cluster, by_groups, encoded, encoded_list};
 use super::error::{ElasticError, ErrorCategory, Result};
 use super::names::IndexName;
 use super::retry::RetryPolicy;
@@ -122,11 +122,11 @@ impl Cluster {
 
     /// Changes dynamic settings of indices, all of which must exist.
     pub async fn put_settings(&self, indices: &[IndexName], settings: &Value) -> Result<()> {
-        for group in groups(indices) {
-            let list = super::cluster::encoded_list(&group);
-            self.command(&settings_call(SETTING, &list, settings)).await?;
-        }
-        Ok(())
+        by_groups(indices, |group| async move {
+            self.command(&settings_call(SETTING, &encoded_list(&group), settings)).await
+        })
+        .await
+        .map(drop)
     }
 
     /// Adds to or changes a mapping.

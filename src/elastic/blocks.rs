@@ -8,7 +8,7 @@ use serde_json::json;
 use super::admin::{ACK_TIMEOUT, settings_call};
 use super::call::Call;
 use super::catalog::not_concrete;
-use super::cluster::{Cluster, groups, parse, side_by_side};
+use super::cluster::{Cluster, by_groups, parse};
 use super::error::{ElasticError, ErrorCategory, Result};
 use super::names::IndexName;
 
@@ -79,8 +79,7 @@ impl Cluster {
     /// on); otherwise the block is taken off and set again, because a block that was set by other means says
     /// nothing of the writes that were under way.
     pub async fn block_writes(&self, indices: &[IndexName]) -> Result<BTreeSet<IndexName>> {
-        let groups = groups(indices);
-        let blocked = side_by_side(groups.iter().map(|group| self.block_group(group)).collect()).await?;
+        let blocked = by_groups(indices, |group| async move { self.block_group(&group).await }).await?;
         Ok(blocked.into_iter().flatten().collect())
     }
 
@@ -125,8 +124,7 @@ impl Cluster {
 
     /// Whether each of the indices refuses writes, by whoever's will; those that do not exist are absent.
     pub async fn write_blocks(&self, indices: &[IndexName]) -> Result<BTreeMap<IndexName, bool>> {
-        let groups = groups(indices);
-        let found = side_by_side(groups.iter().map(|group| self.blocks_of(group)).collect()).await?;
+        let found = by_groups(indices, |group| async move { self.blocks_of(&group).await }).await?;
         Ok(found.into_iter().flatten().collect())
     }
 
@@ -169,8 +167,7 @@ impl Cluster {
 
     /// Allows writes again; indices that do not exist are passed over.
     pub async fn unblock_writes(&self, indices: &[IndexName]) -> Result<()> {
-        let groups = groups(indices);
-        side_by_side(groups.iter().map(|group| self.unblock_group(group)).collect()).await.map(drop)
+        by_groups(indices, |group| async move { self.unblock_group(&group).await }).await.map(drop)
     }
 
     async fn unblock_group(&self, group: &[&IndexName]) -> Result<()> {

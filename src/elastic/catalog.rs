@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::call::Call;
-use super::cluster::{Cluster, groups, parse, side_by_side};
+use super::cluster::{Cluster, by_groups, parse};
 use super::error::{ElasticError, ErrorCategory, IS_ALIAS, Result};
 use super::info::IndexInfo;
 use super::names::IndexName;
@@ -127,8 +127,7 @@ impl Cluster {
 
     /// Settings and mapping of each index; those that do not exist are absent.
     pub async fn describe(&self, indices: &[IndexName]) -> Result<BTreeMap<IndexName, IndexInfo>> {
-        let groups = groups(indices);
-        let found = side_by_side(groups.iter().map(|group| self.describe_group(group)).collect()).await?;
+        let found = by_groups(indices, |group| async move { self.describe_group(&group).await }).await?;
         Ok(found.into_iter().flatten().collect())
     }
 
@@ -150,8 +149,7 @@ impl Cluster {
     /// it has an error for: the server waits up to a minute for a primary that is not active, and keeps the others
     /// of the list waiting with it.
     pub async fn refresh(&self, indices: &[IndexName]) -> Result<()> {
-        let groups = groups(indices);
-        side_by_side(groups.iter().map(|group| self.refresh_group(group)).collect()).await.map(drop)
+        by_groups(indices, |group| async move { self.refresh_group(&group).await }).await.map(drop)
     }
 
     async fn refresh_group(&self, group: &[&IndexName]) -> Result<()> {

@@ -232,7 +232,7 @@ pub(super) fn encoded_list(names: &[&IndexName]) -> String {
 }
 
 /// Splits a list of indices so that no request line becomes too long.
-pub(super) fn groups(names: &[IndexName]) -> Vec<Vec<&IndexName>> {
+fn groups(names: &[IndexName]) -> Vec<Vec<&IndexName>> {
     let mut groups: Vec<Vec<&IndexName>> = Vec::new();
     let mut bytes = 0;
     for name in names {
@@ -251,9 +251,13 @@ pub(super) fn groups(names: &[IndexName]) -> Vec<Vec<&IndexName>> {
     groups
 }
 
-/// Sends the requests of [`groups`] a few at a time: while the server waits for one, it has others to work on.
-/// What they give is in their order; the first failure ends all.
-pub(super) async fn side_by_side<T>(requests: Vec<impl Future<Output = Result<T>>>) -> Result<Vec<T>> {
+/// Asks about a list of indices by groups that fit into a request line, a few at a time: while the server waits for one
+/// request, it has others to work on. What they give is in the order of the list; the first failure ends all.
+pub(super) async fn by_groups<'a, T, F: Future<Output = Result<T>>>(
+    names: &'a [IndexName],
+    ask: impl Fn(Vec<&'a IndexName>) -> F,
+) -> Result<Vec<T>> {
+    let requests: Vec<F> = groups(names).into_iter().map(ask).collect();
     stream::iter(requests).buffered(GROUPS_AT_ONCE).try_collect().await
 }
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::call::Call;
 use super::catalog::not_concrete;
-use super::cluster::{Cluster, groups, parse, side_by_side};
+use super::cluster::{Cluster, by_groups, parse};
 use super::error::{ElasticError, ErrorCategory, Result};
 use super::names::{IndexName, IndexUuid, SeqNo, ShardNumber};
 
@@ -114,8 +114,7 @@ impl Cluster {
         &self,
         indices: &[IndexName],
     ) -> Result<BTreeMap<IndexName, Result<Vec<PrimaryStats>>>> {
-        let groups = groups(indices);
-        let found = side_by_side(groups.iter().map(|group| self.stats_of(group)).collect()).await?;
+        let found = by_groups(indices, |group| async move { self.stats_of(&group).await }).await?;
         Ok(found.into_iter().flatten().collect())
     }
 
