@@ -170,6 +170,7 @@ fn every_reason_that_the_engine_gives_is_explained() {
     for (file, begin, end) in [
         ("src/merge/error.rs", "=> \"", "\","),
         ("src/chunk/refusal.rs", "=> \"", "\","),
+        ("src/merge/memo.rs", "=> \"", "\","),
         ("src/merge/act/sources.rs", "\"", ": "),
         ("src/merge/act/deletion.rs", "\"", ": "),
         ("src/merge/act/deletion/recheck.rs", "keep(\"", "\","),

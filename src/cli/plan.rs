@@ -40,8 +40,11 @@ fn text(job: &Job, preview: &Preview) -> String {
     for (collection, documents) in &preview.largest {
         lines.push(format!("                collection {collection}: {documents} chunks"));
     }
-    lines.push(format!("  attention     {} collections without a readable index", preview.attention.len()));
-    for (collection, reason) in preview.attention.iter().take(10) {
+    lines.push(format!(
+        "  attention     {} collections without a readable index",
+        preview.without_index.len()
+    ));
+    for (collection, reason) in preview.without_index.iter().take(10) {
         lines.push(format!("                collection {collection}: {reason}"));
     }
     lines.push(format!(

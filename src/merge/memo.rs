@@ -4,15 +4,13 @@
 //! change on a server is written here first, so that whoever comes next can finish it or put it back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::error::MergeError;
-
-/// How a reason of [`Memo::without_index`] begins that passes by itself: a shard that starts, a node that restarts.
-pub(super) const UNAVAILABLE: &str = "IndexUnavailable: ";
 
 /// Durable facts of one merge.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -32,7 +30,7 @@ pub struct Memo {
     /// once that pass is copied.
     pub pass_taken_at: Option<Timestamp>,
     /// Collections without a readable index at the last resolve, and why.
-    pub without_index: BTreeMap<i64, String>,
+    pub without_index: BTreeMap<i64, WithoutIndex>,
     /// Indices named by a number that no collection has, at the last resolve.
     pub strays: Vec<String>,
     /// The last judgement.
@@ -53,11 +51,56 @@ impl Memo {
 
     /// The first collection whose index had no shard that answers, and why.
     pub(super) fn unavailable(&self) -> Option<String> {
-        let mut reasons = self.without_index.iter();
-        reasons.find_map(|(collection, why)| {
-            let why = why.strip_prefix(UNAVAILABLE)?;
-            Some(format!("the index of collection {collection} cannot be read now: {why}"))
-        })
+        let mut all = self.without_index.iter();
+        let (collection, why) = all.find(|(_, why)| why.reason == NoIndex::IndexUnavailable)?;
+        Some(format!("the index of collection {collection} cannot be read now: {}", why.message))
+    }
+}
+
+/// Why a collection has no index that can be merged now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithoutIndex {
+    /// The kind of reason.
+    pub reason: NoIndex,
+    /// One sentence, with the remedy where there is one.
+    pub message: String,
+}
+
+impl fmt::Display for WithoutIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason.as_str(), self.message)
+    }
+}
+
+/// The kinds of reasons for which a collection has no index that can be merged now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NoIndex {
+    /// There is none.
+    IndexMissing,
+    /// It is the destination itself.
+    SourceIsDestination,
+    /// It is closed.
+    IndexClosed,
+    /// A shard of it has no primary that answers, which passes by itself: it starts, or its node restarts.
+    IndexUnavailable,
+}
+
+impl NoIndex {
+    /// As it is written in the status.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NoIndex::IndexMissing => "IndexMissing",
+            NoIndex::SourceIsDestination => "SourceIsDestination",
+            NoIndex::IndexClosed => "IndexClosed",
+            NoIndex::IndexUnavailable => "IndexUnavailable",
+        }
+    }
+
+    /// Whether there is an index, with chunks that are missing from the destination as long as it cannot be read.
+    #[must_use]
+    pub fn is_unreadable(self) -> bool {
+        matches!(self, NoIndex::IndexClosed | NoIndex::IndexUnavailable)
     }
 }
 

@@ -312,10 +312,12 @@ fn cutting_over(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
         return unfinished;
     }
     if !cutover.keys_reconciled {
-        let Some(unavailable) = &seen.unavailable else { return go(vec![Action::ReconcileKeys]) };
-        // Made a moment ago, or its node restarts: a verdict without it would be negative for nothing.
+        let reconcile = vec![Action::ReconcileKeys];
+        let Some(unavailable) = &seen.unavailable else { return go(reconcile) };
+        // Made a moment ago, or its node restarts: a verdict without it would be negative for nothing. It is looked
+        // for each time.
         let (reason, message) = index_unavailable(unavailable);
-        return Plan { actions: vec![Action::ResolveSources], ..wait(SERVER_BUSY, reason, message) };
+        return Plan { actions: reconcile, ..wait(SERVER_BUSY, reason, message) };
     }
     match &seen.verdict {
         None => go(vec![Action::Judge]),

@@ -8,6 +8,7 @@ use futures::future::join4;
 
 use super::act::{self, Matched, index_spec, match_sources};
 use super::error::{MergeCategory, MergeError, Problem};
+use super::memo::WithoutIndex;
 use super::secrets::{ClusterAccess, Secrets};
 use super::valid::{SourceWrites, ValidMerge};
 use crate::chunk::{VectorForm, differences};
@@ -40,7 +41,7 @@ pub struct Preview {
     /// The largest collections: id, chunks.
     pub largest: Vec<(i64, u64)>,
     /// Collections without a readable index, and why.
-    pub attention: BTreeMap<i64, String>,
+    pub without_index: BTreeMap<i64, WithoutIndex>,
     /// Indices named by a number that no collection has.
     pub strays: Vec<String>,
     /// Versions of source and destination.
@@ -111,7 +112,7 @@ pub async fn preview(merge: &ValidMerge, secrets: &Secrets) -> Result<Preview, M
         documents,
         bytes: stats.values().flatten().map(|shard| shard.store_bytes).sum(),
         largest,
-        attention: matched.attention,
+        without_index: matched.without_index,
         strays: matched.strays.iter().map(ToString::to_string).collect(),
         versions: (source.version(), destination.version()),
         destination_exists: !described.is_empty(),

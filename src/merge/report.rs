@@ -219,11 +219,18 @@ fn progress(phase: Phase, rows: &Rows, pace: &mut Pace, now: Timestamp) -> Progr
     }
 }
 
-/// Everything that needs a person, by collection id: reasons are stored as `Reason: message`.
+/// Everything that needs a person, by collection id. What is stored with a source is `Reason: message`.
 fn attention(rows: &Rows) -> Vec<Attention> {
     let Rows { sources, memo, .. } = rows;
-    let mut all: Vec<Attention> =
-        memo.without_index.iter().map(|(&collection, text)| split(collection, text)).collect();
+    let mut all: Vec<Attention> = memo
+        .without_index
+        .iter()
+        .map(|(&collection, why)| Attention {
+            collection,
+            reason: why.reason.as_str().to_owned(),
+            message: why.message.clone(),
+        })
+        .collect();
     for source in
         sources.iter().filter(|source| matches!(source.state, SourceState::Active | SourceState::Waiting))
     {

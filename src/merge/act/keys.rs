@@ -16,11 +16,11 @@ mod withheld;
 use std::collections::BTreeMap;
 
 use super::destination::{let_workers_write, stop_workers_writing};
-use super::sources::{index_name, is_unreadable, readable};
+use super::sources::{index_name, readable};
 use crate::elastic::{PrimaryStats, ReadLane, WindowRequest};
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
-use crate::merge::memo::Rechecked;
+use crate::merge::memo::{Rechecked, WithoutIndex};
 use crate::merge::observe::{active, parse_memo};
 use crate::merge::valid::ValidMerge;
 use crate::state::{
@@ -236,7 +236,7 @@ fn unread(source: &SourceRow, in_destination: u64) -> CollectionVerdict {
 
 /// Collections that have an index which could never be read: they are no sources yet, and no less missing for that.
 fn never_read(
-    without_index: &BTreeMap<i64, String>,
+    without_index: &BTreeMap<i64, WithoutIndex>,
     stored: &[SourceRow],
     there: &BTreeMap<i64, u64>,
 ) -> Vec<CollectionVerdict> {
@@ -247,7 +247,7 @@ fn never_read(
     };
     without_index
         .iter()
-        .filter(|(collection, why)| is_unreadable(why) && !judged(**collection))
+        .filter(|(collection, why)| why.reason.is_unreadable() && !judged(**collection))
         .map(|(&collection_id, why)| CollectionVerdict {
             collection_id,
             source_documents: 0,
@@ -257,7 +257,7 @@ fn never_read(
             quarantined: 0,
             collapsed: 0,
             verdict: false,
-            reason: Some(why.clone()),
+            reason: Some(why.to_string()),
         })
         .collect()
 }

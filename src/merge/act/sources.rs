@@ -11,7 +11,7 @@ use crate::elastic::{CatalogEntry, ElasticError, IndexInfo, IndexName, PrimarySt
 use crate::merge::act::{VECTOR_FIELD, keys};
 use crate::merge::engine::Engine;
 use crate::merge::error::{MergeCategory, MergeError};
-use crate::merge::memo::UNAVAILABLE;
+use crate::merge::memo::{NoIndex, WithoutIndex};
 use crate::merge::observe::{active, parse_memo};
 use crate::merge::stored_index;
 use crate::merge::valid::ValidMerge;
@@ -23,9 +23,15 @@ pub struct Matched {
     /// The concrete index of each collection that has one.
     pub indices: BTreeMap<i64, IndexName>,
     /// Collections without a readable index, and why.
-    pub attention: BTreeMap<i64, String>,
+    pub without_index: BTreeMap<i64, WithoutIndex>,
     /// Indices named by a number that no collection has.
     pub strays: Vec<IndexName>,
+}
+
+impl Matched {
+    fn leave_out(&mut self, collection: i64, reason: NoIndex, message: String) {
+        self.without_index.insert(collection, WithoutIndex { reason, message });
+    }
 }
 
 /// Matches collections with indices. Pure.
@@ -62,18 +68,16 @@ pub fn match_sources(
                 matched.indices.insert(collection, index.clone());
             }
             Some((index, false)) => {
-                let reason =
-                    format!("IndexClosed: the index {index} is closed; open it, or exclude the collection");
-                matched.attention.insert(collection, reason);
+                let message = format!("the index {index} is closed; open it, or exclude the collection");
+                matched.leave_out(collection, NoIndex::IndexClosed, message);
             }
             Some(_) => {
-                let reason =
-                    "SourceIsDestination: its index is the destination itself; exclude the collection";
-                matched.attention.insert(collection, reason.to_owned());
+                let message = "its index is the destination itself; exclude the collection";
+                matched.leave_out(collection, NoIndex::SourceIsDestination, message.to_owned());
             }
             None => {
-                let reason = "IndexMissing: the collection has no index; it was never filled, or its index was deleted";
-                matched.attention.insert(collection, reason.to_owned());
+                let message = "the collection has no index; it was never filled, or its index was deleted";
+                matched.leave_out(collection, NoIndex::IndexMissing, message.to_owned());
             }
         }
     }
@@ -95,8 +99,9 @@ pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<(), Me
     let (stats, unreadable) =
         readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?);
     for (collection, index) in &matched.indices {
-        if let Some(reason) = unreadable.get(index) {
-            matched.attention.insert(*collection, format!("{UNAVAILABLE}{reason}"));
+        if let Some(why) = unreadable.get(index) {
+            let why = WithoutIndex { reason: NoIndex::IndexUnavailable, message: why.clone() };
+            matched.without_index.insert(*collection, why);
         }
     }
     let before = engine.state.sources(engine.id).await?;
@@ -216,8 +221,8 @@ async fn retire(
             engine.state.set_source_state(&[source.id], SourceState::Purged).await?;
             continue;
         }
-        let closed = matched.attention.get(&source.collection_id).is_some_and(|why| is_unreadable(why));
-        if closed {
+        let why = matched.without_index.get(&source.collection_id);
+        if why.is_some_and(|why| why.reason.is_unreadable()) {
             engine.state.set_source_state(&[source.id], SourceState::Waiting).await?;
             continue;
         }
@@ -235,11 +240,6 @@ async fn retire(
         engine.state.set_source_state(&[source.id], SourceState::Purged).await?;
     }
     Ok(())
-}
-
-/// Whether that reason of attention speaks of an index that is there and cannot be read.
-pub(super) fn is_unreadable(why: &str) -> bool {
-    why.starts_with("IndexClosed") || why.starts_with(UNAVAILABLE)
 }
 
 /// Whether that very index (not one re-created under its name) answers by name. A refusal is an error here.
@@ -327,13 +327,13 @@ async fn report_attention(
     let had: BTreeSet<SourceId> =
         before.iter().filter(|source| source.attention.is_some()).map(|source| source.id).collect();
     for source in stored.iter().filter(|source| had.contains(&source.id)) {
-        if source.state == SourceState::Active && !matched.attention.contains_key(&source.collection_id) {
+        if source.state == SourceState::Active && !matched.without_index.contains_key(&source.collection_id) {
             engine.state.set_attention(engine.id, source.collection_id, None).await?;
         }
     }
     engine
         .edit_memo(|memo| {
-            memo.without_index = matched.attention.clone();
+            memo.without_index = matched.without_index.clone();
             memo.strays = matched.strays.iter().map(ToString::to_string).collect();
         })
         .await

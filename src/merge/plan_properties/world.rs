@@ -89,6 +89,7 @@ impl World {
                 seen.unavailable = unavailable;
             }
             Action::Judge => {
+                assert_eq!(seen.unavailable, None, "judged without an index that is only away");
                 assert_eq!(
                     (self.copied, seen.copy.open),
                     (self.planned, 0),
@@ -225,7 +226,7 @@ pub fn settles(world: &mut World, spec: &ValidMerge, seconds: i64) -> Option<Pla
     for step in 0..STEPS {
         let now = later(seconds + i64::try_from(step).unwrap());
         let made = world.step(spec, now, usize::MAX);
-        let only_looks = made.actions.iter().all(|action| *action == Action::ResolveSources);
+        let only_looks = made.actions.iter().all(|action| *action == Action::ReconcileKeys);
         let is_still = made.next == Next::Settled || (made.waiting.is_some() && only_looks);
         if is_still {
             return Some(made);
