@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::call::Call;
 use super::cluster::{Cluster, encoded, parse};
 use super::error::{
-    ElasticError, ErrorCategory, INDEX_CLOSED, INDEX_NOT_FOUND, Result, category_of, shortened,
+    ElasticError, ErrorCategory, INDEX_CLOSED, INDEX_NOT_FOUND, Result, category_of, is_about_room, shortened,
 };
 
 pub use trial::convicted;
@@ -216,6 +216,14 @@ pub struct BulkRefusal {
     pub reason: String,
 }
 
+impl BulkRefusal {
+    /// Whether the server had no room for it at that moment.
+    #[must_use]
+    pub fn is_about_room(&self) -> bool {
+        self.status == 429 && is_about_room(&self.kind)
+    }
+}
+
 #[derive(Deserialize)]
 struct Answer {
     items: Vec<Item>,
@@ -256,7 +264,22 @@ impl Cluster {
         require_alias: bool,
         body: impl Into<BulkRequest> + Send,
     ) -> Result<BulkOutcome> {
-        let request = body.into();
+        self.post_bulk(target, require_alias, body.into(), |call| call).await
+    }
+
+    /// Like [`Cluster::bulk`] to an alias, but where no node has room for the request (429 without a time to come back)
+    /// that is the answer, at once: [`ErrorCategory::Overloaded`]. The caller sends less, or waits.
+    pub async fn offer_bulk(&self, alias: &str, request: BulkRequest) -> Result<BulkOutcome> {
+        self.post_bulk(alias, true, request, Call::yielding).await
+    }
+
+    async fn post_bulk(
+        &self,
+        target: &str,
+        require_alias: bool,
+        request: BulkRequest,
+        manner: fn(Call) -> Call,
+    ) -> Result<BulkOutcome> {
         if request.is_empty() {
             return Ok(BulkOutcome { items: Vec::new() });
         }
@@ -270,7 +293,7 @@ impl Cluster {
             .with("timeout", "30s")
             .with("filter_path", "errors,items.*.status,items.*.error.type,items.*.error.reason")
             .lines(request.body.clone());
-        let answer = self.send(&call).await?;
+        let answer = self.send(&manner(call)).await?;
         outcome(&answer, request.len())
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct Call {
     pub repeat: Repeat,
     pub timeout: Option<Duration>,
     pub policy: RetryPolicy,
+    /// Whether "no room for it" (429) is an answer for the caller, who then sends less.
+    pub yields: bool,
 }
 
 const JSON: &str = "application/json";
@@ -62,6 +64,7 @@ impl Call {
             repeat: Repeat::Harmless,
             timeout: None,
             policy: RetryPolicy::default(),
+            yields: false,
         }
     }
 
@@ -100,6 +103,12 @@ impl Call {
 
     pub(super) fn policy(mut self, policy: RetryPolicy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Not sent again where no node has room for it, unless the server says when to come back.
+    pub(super) fn yielding(mut self) -> Self {
+        self.yields = true;
         self
     }
 
@@ -170,8 +179,9 @@ impl Caller {
                 self.nodes.answered(node);
             }
             tried.push(node);
-            let may_repeat = failure.may_repeat(call.repeat);
             let fresh = self.nodes.has_fresh(&tried, Instant::now());
+            let may_repeat =
+                failure.may_repeat(call.repeat) && (fresh || !(call.yields && failure.has_no_room()));
             let pause = call.policy.pause(made, started.elapsed(), failure.retry_after, fresh);
             match pause {
                 Some(pause) if may_repeat => {
@@ -283,6 +293,10 @@ impl Failure {
                 }
             },
         }
+    }
+
+    fn has_no_room(&self) -> bool {
+        self.error.category() == ErrorCategory::Overloaded && self.retry_after.is_none()
     }
 
     fn may_repeat(&self, repeat: Repeat) -> bool {

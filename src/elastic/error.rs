@@ -202,6 +202,12 @@ impl ElasticError {
         )
     }
 
+    /// Whether the server had no room for a request of that size at that moment.
+    #[must_use]
+    pub fn is_about_room(&self) -> bool {
+        self.category == ErrorCategory::Overloaded && self.kind().is_some_and(is_about_room)
+    }
+
     /// What the user can do about it.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
@@ -245,6 +251,12 @@ impl ElasticError {
             (ErrorCategory::Unsupported, _) => "use Elasticsearch 8.11 or later",
         }
     }
+}
+
+/// Whether the server's name of a refusal (429) speaks of its memory and queues, of which smaller requests need less.
+/// A disk that is full and a limit of requests are other reasons.
+pub(super) fn is_about_room(kind: &str) -> bool {
+    matches!(kind, "es_rejected_execution_exception" | "circuit_breaking_exception")
 }
 
 /// The category of an HTTP status of 300 or more.

@@ -93,6 +93,40 @@ async fn an_address_that_leads_to_another_cluster_is_not_believed() {
     scene.completes(&manifest).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_cannot_be_read_ends_it_and_is_not_written_over() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = one_shelf(&scene).await;
+    let manifest = scene.manifest(DIMENSIONS);
+    scene.run_until(&held(&manifest), "Synced").await;
+    let stored = async || -> String {
+        sqlx::query_scalar("SELECT memo::text FROM es_index_merge.merge")
+            .fetch_one(&scene.pool)
+            .await
+            .unwrap()
+    };
+    let store = async |memo: &str| {
+        let update = "UPDATE es_index_merge.merge SET memo = $1::jsonb";
+        sqlx::query(update).bind(memo).execute(&scene.pool).await.unwrap();
+    };
+    // As if a later version had written it.
+    let memo = stored().await;
+    let unknown = memo.replacen("\"graph\": ", "\"graph\": {\"Quantised\": 2}, \"before\": ", 1);
+    assert_ne!(unknown, memo);
+    store(&unknown).await;
+    let refused = scene.run(&manifest).await;
+    assert!(!refused.success, "{refused:?}");
+    assert!(
+        refused.output.contains("the stored memo cannot be read: unknown variant `Quantised`"),
+        "{refused:?}"
+    );
+    assert_eq!(stored().await, unknown);
+    assert_eq!(shelf.in_destination().await.len(), 6);
+
+    store(&memo).await;
+    scene.completes(&manifest).await;
+}
+
 /// The state is in another database, so that only the application's is away.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_applications_database_may_be_away_for_a_while() {

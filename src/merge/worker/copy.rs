@@ -110,7 +110,7 @@ async fn transform(
 ) -> Result<(Vec<ReadWindow>, Transformed), MergeError> {
     let rules = shared.context.transform;
     let facts = facts.clone();
-    let piece = usize::try_from(shared.limits.piece()).unwrap_or(usize::MAX);
+    let piece = usize::try_from(shared.limits.body()).unwrap_or(usize::MAX);
     tokio::task::spawn_blocking(move || {
         let transformed = transform_blocking(rules, &facts, &windows, &places, piece);
         (windows, transformed)

@@ -1,7 +1,8 @@
 //! Bounds that may change while workers run: concurrency, bytes, documents per second.
 //!
 //! Concurrency towards the destination goes up slowly and halves when it says that it is overloaded
-//! (AIMD), between 1 and what the spec allows.
+//! (AIMD), between 1 and what the spec allows. Where even one bulk at a time is too much, bodies get smaller in the same
+//! way; and no body is as large again as one that was refused for its size.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -15,7 +16,9 @@ use crate::merge::valid::Workers;
 
 /// A page or a bulk body is never planned larger than this, whatever the budget.
 const MAX_PIECE: u64 = 6 * 1024 * 1024;
-/// Bulks that must succeed before one more may be in flight.
+/// Bodies are not made smaller than this because of overload, in bytes.
+const MIN_BODY: u64 = 16 * 1024;
+/// Bulks that must succeed before one more may be in flight, or bodies may be larger again.
 const PATIENCE: usize = 16;
 
 /// Live limits of one process for one merge.
@@ -28,6 +31,10 @@ pub(in crate::merge) struct Limits {
     paid_until: Mutex<Option<Instant>>,
     in_flight: AtomicUsize,
     allowed: AtomicUsize,
+    /// The bytes of one body for which the destination seems to have room.
+    room: AtomicU64,
+    /// The smallest body that was refused for its size.
+    too_large: AtomicU64,
     successes: AtomicUsize,
     freed: Notify,
     tuned: Notify,
@@ -42,6 +49,8 @@ impl Default for Limits {
             paid_until: Mutex::new(None),
             in_flight: AtomicUsize::new(0),
             allowed: AtomicUsize::new(4),
+            room: AtomicU64::new(u64::MAX),
+            too_large: AtomicU64::new(u64::MAX),
             successes: AtomicUsize::new(0),
             freed: Notify::new(),
             tuned: Notify::new(),
@@ -70,11 +79,16 @@ impl Limits {
         self.concurrency.load(Ordering::Relaxed) as usize
     }
 
-    /// The share of one page, and of one bulk body, in bytes: each task holds the page that it acts on, the one that
+    /// The share of one page, and of one bulk body at most, in bytes: each task holds the page that it acts on, the one that
     /// it reads ahead, and a body.
     pub fn piece(&self) -> u64 {
         let shares = 3 * u64::from(self.concurrency.load(Ordering::Relaxed).max(1));
         (self.max_bytes_in_flight.load(Ordering::Relaxed) / shares).clamp(64 * 1024, MAX_PIECE)
+    }
+
+    /// The bytes of one bulk body: its share, or less where the destination has no room for that.
+    pub fn body(&self) -> u64 {
+        self.piece().min(self.room.load(Ordering::Relaxed))
     }
 
     /// Waits until that many documents may pass under `maxDocumentsPerSecond`.
@@ -123,6 +137,14 @@ impl Limits {
     pub fn succeeded(&self) {
         if self.successes.fetch_add(1, Ordering::Relaxed) + 1 >= PATIENCE {
             self.successes.store(0, Ordering::Relaxed);
+            let room = self.body();
+            if room < self.piece() {
+                let more = room.saturating_add(room / 2);
+                if more < self.too_large.load(Ordering::Relaxed) {
+                    self.room.store(more, Ordering::Relaxed);
+                    return;
+                }
+            }
             let most = self.concurrency();
             let raised = self
                 .allowed
@@ -133,8 +155,8 @@ impl Limits {
         }
     }
 
-    /// The destination said that it is overloaded.
-    pub fn overloaded(&self) {
+    /// The destination said that it is overloaded; `body` are the bytes of a request that it had no room for.
+    pub fn overloaded(&self, body: Option<u64>) {
         self.successes.store(0, Ordering::Relaxed);
         let halved = self
             .allowed
@@ -145,6 +167,22 @@ impl Limits {
                 after = before / 2,
                 "the destination is overloaded: fewer bulks in flight"
             );
+        } else if let Some(bytes) = body {
+            self.shrink(bytes, "the destination has no room for a bulk of that size: smaller ones");
+        }
+    }
+
+    /// The destination, or something before it, takes no request of so many bytes.
+    pub fn too_large(&self, body: u64) {
+        self.too_large.fetch_min(body, Ordering::Relaxed);
+        self.shrink(body, "the destination takes no bulk of that size: smaller ones");
+    }
+
+    /// Bodies are at most half of that from now on.
+    fn shrink(&self, refused: u64, why: &'static str) {
+        let room = (refused / 2).max(MIN_BODY);
+        if self.room.fetch_min(room, Ordering::Relaxed) > room {
+            tracing::info!(refused, room, "{why}");
         }
     }
 }
@@ -183,13 +221,44 @@ mod tests {
     async fn halves_on_overload_and_recovers_slowly() {
         let limits = Limits::default();
         limits.tune(&workers(8, None));
-        limits.overloaded();
-        limits.overloaded();
+        limits.overloaded(None);
+        limits.overloaded(Some(1 << 20));
         assert_eq!(limits.allowed.load(Ordering::Relaxed), 2);
+        assert_eq!(limits.body(), limits.piece(), "fewer come before smaller");
         for _ in 0..PATIENCE {
             limits.succeeded();
         }
         assert_eq!(limits.allowed.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn bodies_shrink_where_one_at_a_time_is_too_much_and_grow_again() {
+        let limits = Limits::default();
+        limits.tune(&workers(1, None));
+        let piece = limits.piece();
+        limits.overloaded(None);
+        assert_eq!(limits.body(), piece, "a full disk is not mended by smaller bodies");
+        limits.overloaded(Some(60_000));
+        limits.overloaded(Some(piece)); // one that was on its way
+        assert_eq!(limits.body(), 30_000);
+        limits.overloaded(Some(1_000));
+        assert_eq!(limits.body(), MIN_BODY);
+        let rounds = (0..100).position(|_| {
+            (0..PATIENCE).for_each(|_| limits.succeeded());
+            limits.body() == piece
+        });
+        assert_eq!(rounds, Some(14));
+    }
+
+    #[test]
+    fn a_size_that_was_refused_is_not_tried_again() {
+        let limits = Limits::default();
+        limits.tune(&workers(2, None));
+        limits.too_large(1 << 20);
+        assert_eq!(limits.body(), 1 << 19);
+        (0..100 * PATIENCE).for_each(|_| limits.succeeded());
+        assert!((1 << 19..1 << 20).contains(&limits.body()), "{}", limits.body());
+        assert_eq!(limits.allowed.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test]

@@ -1,11 +1,14 @@
 //! Sending a bulk body until each of its items has a final answer.
 //!
-//! - What the server rejects for a passing reason (429, 5xx) is sent again with backoff, [`ITEM_RETRIES`] times. Then the
+//! - What the server rejects for a passing reason (429, 5xx) is sent again with backoff, [`RETRIES`] times. Then the
 //!   batch fails and is retried later, as everything that ails the server may last long.
 //! - The one exception: a chunk that answers an error of the class of 500 each time, [`STRIKES`] times at the least,
 //!   while most of its body was taken. It gets a trial beside the words of a neighbour; if only those are read, the
 //!   chunk is refused, and its neighbours go on.
-//! - A body that is too large is sent in halves, and so is what a server with little room rejects.
+//! - A body that is too large is sent in halves, and so is what a server with little room rejects. [`Limits`] learn from
+//!   both, so that the bodies after it are smaller from the start.
+//!
+//! [`Limits`]: super::limits::Limits
 
 use std::time::Duration;
 
@@ -17,10 +20,8 @@ use crate::elastic::{
 };
 use crate::merge::error::MergeError;
 
-/// How often rejected items are sent again before the batch fails and is retried with backoff: about half a minute.
-const ITEM_RETRIES: u32 = 8;
-/// How often a body that was rejected as a whole is halved before the batch fails.
-const HALVINGS: u32 = 4;
+/// How often what was rejected is sent again before the batch fails and is retried with backoff: about half a minute.
+const RETRIES: u32 = 8;
 /// How many times in a row a chunk answers an error that may lie in it before it gets a trial.
 const STRIKES: u32 = 5;
 
@@ -35,7 +36,7 @@ pub(super) enum Sent {
     Refused(String),
 }
 
-/// Items that are sent together, and how often they were.
+/// Items that are sent together, and how often they were rejected for anything but their size.
 struct Part {
     items: Vec<usize>,
     attempts: u32,
@@ -47,20 +48,24 @@ pub(super) async fn send(shared: &Shared, body: BulkRequest) -> Result<Vec<Sent>
     let mut open = vec![Part { items: (0..body.len()).collect(), attempts: 0 }];
     while let Some(Part { items, attempts }) = open.pop() {
         let part = if items.len() == body.len() { body.clone() } else { body.only(items.iter().copied()) };
+        let bytes = part.bytes() as u64;
         let outcome = match post(shared, part).await {
             Ok(outcome) => outcome,
             Err(error) if error.category() == ErrorCategory::TooLarge => {
+                shared.limits.too_large(bytes);
                 open.extend(halved(&mut ledger, &items, &error));
                 continue;
             }
-            // The whole body was rejected although it was tried again: with less of it at a time.
-            Err(error)
-                if error.category() == ErrorCategory::Overloaded
-                    && items.len() > 1
-                    && attempts < HALVINGS =>
-            {
-                shared.limits.overloaded();
-                open.extend(halves(&items, attempts + 1));
+            Err(error) if error.category() == ErrorCategory::Overloaded && attempts < RETRIES => {
+                shared.limits.overloaded(error.is_about_room().then_some(bytes));
+                let is_too_much = items.len() > 1 && bytes > shared.limits.body();
+                let (parts, rejections) = if is_too_much {
+                    (halves(&items, attempts), 0)
+                } else {
+                    (vec![Part { items, attempts: attempts + 1 }], attempts)
+                };
+                open.extend(parts);
+                tokio::time::sleep(backoff(rejections + 1)).await;
                 continue;
             }
             Err(error) => return Err(fatal(shared, error)),
@@ -71,9 +76,9 @@ pub(super) async fn send(shared: &Shared, body: BulkRequest) -> Result<Vec<Sent>
             continue;
         }
         if !ledger.may_lie_in(&rejected) {
-            shared.limits.overloaded();
+            shared.limits.overloaded(ledger.had_no_room(&rejected).then_some(bytes));
         }
-        if attempts < ITEM_RETRIES {
+        if attempts < RETRIES {
             // In halves: what is too much at once for a server with little room may do in turn.
             open.extend(halves(&rejected, attempts + 1));
             tokio::time::sleep(backoff(attempts + 1)).await;
@@ -86,7 +91,7 @@ pub(super) async fn send(shared: &Shared, body: BulkRequest) -> Result<Vec<Sent>
 
 async fn post(shared: &Shared, request: BulkRequest) -> Result<BulkOutcome, ElasticError> {
     let _permit = shared.limits.permit().await;
-    shared.context.destination.bulk(&shared.context.writer_alias, true, request).await
+    shared.context.destination.offer_bulk(&shared.context.writer_alias, request).await
 }
 
 /// The halves of what is too large; a chunk that is so alone is refused.
@@ -112,9 +117,6 @@ fn fatal(shared: &Shared, error: ElasticError) -> MergeError {
             "the destination index or its alias {:?} is gone ({error}); restore it, or delete the resource and start anew",
             shared.context.writer_alias
         ));
-    }
-    if error.category() == ErrorCategory::Overloaded {
-        shared.limits.overloaded();
     }
     MergeError::Destination(error)
 }
@@ -225,6 +227,12 @@ impl Ledger {
             }
         }
         rejected.iter().all(|&item| self.answers[item].is_some())
+    }
+
+    /// Whether each of these items was rejected for want of room.
+    fn had_no_room(&self, rejected: &[usize]) -> bool {
+        let last = |item: &usize| self.strikes[*item].last.as_ref();
+        rejected.iter().all(|item| last(item).is_some_and(BulkRefusal::is_about_room))
     }
 
     /// Why the first of these items that has no answer was rejected.

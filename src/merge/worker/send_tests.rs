@@ -55,7 +55,7 @@ fn what_ails_the_server_is_never_put_on_trial() {
         (500, "i_o_exception"),
         (502, "null_pointer_exception"),
     ] {
-        let (ledger, rejected) = struck(ITEM_RETRIES + 1, || failed(status, kind));
+        let (ledger, rejected) = struck(RETRIES + 1, || failed(status, kind));
         assert!(!ledger.may_lie_in(&rejected), "{status} {kind}");
     }
 }
