@@ -63,6 +63,8 @@ pub struct Tuning {
     pub cutover_timeout: Duration,
     /// `workers.concurrency`.
     pub concurrency: u32,
+    /// `destination.index.numberOfReplicas`.
+    pub replicas: u32,
 }
 
 impl Default for Tuning {
@@ -72,6 +74,7 @@ impl Default for Tuning {
             documents_per_second: None,
             cutover_timeout: Duration::from_mins(2),
             concurrency: 2,
+            replicas: 0,
         }
     }
 }
@@ -169,7 +172,7 @@ impl<'a> Merge<'a> {
                     "url": ways.destination.url(),
                     "credentialsSecretRef": {"name": "destination"},
                     "index": {
-                        "name": self.index, "numberOfShards": 2, "numberOfReplicas": 0,
+                        "name": self.index, "numberOfShards": 2, "numberOfReplicas": tuning.replicas,
                         "language": "french", "vectorSize": DIMENSIONS
                     }
                 },

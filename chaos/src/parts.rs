@@ -42,6 +42,26 @@ pub fn elasticsearch(flavor: Flavor, settings: &[(&str, &str)]) -> Result<Elasti
     Elasticsearch::start(flavor, &options)
 }
 
+/// A private cluster of two nodes, of which the first is the master. Each has its own password.
+pub fn two_nodes(flavor: Flavor) -> Result<[Elasticsearch; 2]> {
+    let kind = ("discovery.type", "multi-node");
+    let first = elasticsearch(flavor, &[kind, ("cluster.initial_master_nodes", "node-1")])?;
+    let told = first.ask("GET", "/_nodes/_local/transport", None)?;
+    let nodes = told["nodes"].as_object().context("the server doesn't name its nodes")?;
+    let (name, node) = (told["cluster_name"].as_str(), nodes.values().next());
+    let address = node.and_then(|node| node["transport_address"].as_str());
+    let (name, address) = name.zip(address).context("the server doesn't say where others may join it")?;
+    let joining = [
+        kind,
+        ("node.name", "node-2"),
+        ("node.roles", "[data]"),
+        ("cluster.name", name),
+        ("discovery.seed_hosts", address),
+    ];
+    let second = elasticsearch(flavor, &joining)?;
+    Ok([first, second])
+}
+
 /// The independent client's way to a server.
 pub async fn client(server: &Elasticsearch) -> Result<Cluster> {
     Cluster::connect(Access::of(server)?).await

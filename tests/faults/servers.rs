@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chaos::merge::{Merge, Tuning};
 use chaos::parts;
-use serde_json::json;
+use serde_json::{Value, json};
 use testenv::elasticsearch::Flavor;
 
 use crate::stage::{PATIENCE, SOON, Stage, slow};
@@ -69,4 +69,35 @@ async fn a_server_without_room_for_bulks_is_overloaded_and_survived() {
     let verdict = merge.check().await.expect("both sides can be read");
     assert!(verdict.is_good(), "{verdict}");
     merge.clean().await.expect("the servers answer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_lost_and_a_replica_without_a_place_are_waited_for() {
+    let stage = Stage::take().await;
+    let [first, second] =
+        tokio::task::block_in_place(|| parts::two_nodes(Flavor::V9)).expect("a cluster of two nodes");
+    let scene = stage.scene_to(&first).await;
+    let destination = &scene.merge.destination_client;
+    let place = async |allowed: Value| {
+        let allowed = json!({"persistent": {"cluster.routing.allocation.enable": allowed}});
+        destination.put("/_cluster/settings", &allowed).await.expect("it is set");
+    };
+    let health = format!("/_cluster/health/{}", scene.merge.index);
+
+    // A primary of the destination is on each node.
+    let program = scene.run(&Tuning { replicas: 1, ..slow() });
+    scene.reaches(&["Copying"]).await;
+    tokio::task::block_in_place(|| second.kill_9()).expect("it is killed");
+    let red = destination.get(&format!("{health}?wait_for_nodes=1&timeout=60s")).await.expect("its health");
+    assert_eq!((&red["status"], &red["timed_out"]), (&json!("red"), &json!(false)));
+    tokio::task::block_in_place(|| second.restart()).expect("it comes back");
+
+    place(json!("primaries")).await;
+    let waits = "waits until every shard and replica of the destination is assigned";
+    tokio::task::block_in_place(|| program.said(waits, PATIENCE)).expect("it says what it waits for");
+    assert_eq!(scene.reaches(&["Indexing"]).await, "Indexing");
+    place(Value::Null).await;
+    scene.reaches(&["Verifying", "Synced", "CuttingOver", "Completed"]).await;
+    assert_eq!(destination.get(&health).await.expect("its health")["status"], "green");
+    scene.ends_well(&program).await;
 }

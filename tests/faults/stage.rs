@@ -9,6 +9,7 @@ use chaos::merge::{Merge, Tuning, Ways};
 use chaos::parts::Parts;
 use chaos::program::Program;
 use demo::seed::{odd, writer::Writer};
+use testenv::elasticsearch::Elasticsearch;
 use tokio::sync::{Mutex, MutexGuard};
 
 /// A merge that nothing disturbs any more ends within this time.
@@ -41,11 +42,16 @@ impl Stage {
 
     /// From 8.19 to 9.4, with hostile data and a live writer.
     pub async fn scene(&self) -> Scene<'_> {
+        self.scene_to(&self.parts.nine).await
+    }
+
+    /// The same, with a destination of the test's own.
+    pub async fn scene_to<'a>(&'a self, destination: &'a Elasticsearch) -> Scene<'a> {
         static NUMBER: AtomicI64 = AtomicI64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let (source, destination) = (&self.parts.eight, &self.parts.nine);
-        let merge =
-            Merge::new(source, destination, &self.parts.postgres, number).await.expect("the servers answer");
+        let merge = Merge::new(&self.parts.eight, destination, &self.parts.postgres, number)
+            .await
+            .expect("the servers answer");
         let options = odd::Options { documents: 10, chunks: 16, ..odd::Options::default() };
         merge.fill(&options).await.expect("the source is filled");
         // Slower than the slowest merge here copies: it must be able to catch up.

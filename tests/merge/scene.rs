@@ -370,7 +370,9 @@ impl Drop for Scene {
         let range = self.first_id..self.first_id + 4_000;
         for index in listed["indices"].as_array().into_iter().flatten() {
             let name = index["name"].as_str().unwrap_or_default();
-            if name.parse().is_ok_and(|id: i64| range.contains(&id)) {
+            // Also what is called after one, as `model-of-7`.
+            let number = name.rsplit_once('-').map_or(name, |(_, number)| number);
+            if number.parse().is_ok_and(|id: i64| range.contains(&id)) {
                 delete(&self.source, &format!("/{name}"));
             }
         }
