@@ -85,7 +85,7 @@ fn answer(lane: Lane) -> (Bytes, WindowRequest) {
     };
     let index = IndexName::parse("collection-7").unwrap();
     let to = i64::try_from(CHUNKS).unwrap();
-    (Bytes::from(text), WindowRequest { index, shard: 0, from: 0, to, lane })
+    (Bytes::from(text), WindowRequest { index, shard: 0, from: 0, to, lane, most: None })
 }
 
 fn hits(lane: Lane) -> (Vec<Hit>, usize) {

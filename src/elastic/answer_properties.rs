@@ -20,6 +20,7 @@ fn requests(number: usize) -> Vec<WindowRequest> {
         from: 0,
         to: HITS,
         lane: ReadLane::Binary { field: "embedding".into() },
+        most: None,
     };
     vec![request; number]
 }

@@ -22,7 +22,7 @@ use super::error::{ElasticError, ErrorCategory, Result};
 use super::names::{IndexName, SeqNo, ShardNumber};
 use super::retry::RetryPolicy;
 use check::{Expected, accept};
-use page::parse_many;
+use page::{RawAnswer, parse_many};
 
 pub(super) const READING: &str = "read a shard log";
 
@@ -98,6 +98,17 @@ pub struct WindowRequest {
     pub to: SeqNo,
     /// What is read of each chunk.
     pub lane: ReadLane,
+    /// The most chunks that are wanted at once; a window that holds more is answered with [`ErrorCategory::TooLarge`].
+    /// `None`: all that there are.
+    pub most: Option<usize>,
+}
+
+impl WindowRequest {
+    /// The most chunks that may come.
+    fn size(&self) -> usize {
+        let width = usize::try_from(self.to - self.from).unwrap_or(0);
+        self.most.map_or(width, |most| most.min(width))
+    }
 }
 
 /// All live chunks of a window.
@@ -226,6 +237,12 @@ pub(super) fn pages(answer: &Bytes, requests: &[WindowRequest]) -> Result<Vec<Re
             "index `{}`, shard {}, window [{}, {})",
             request.index, request.shard, request.from, request.to
         );
+        if let RawAnswer::Found(page) = &answer
+            && page.holds_more_than(request.size())
+        {
+            let reason = format!("{of}: it holds more than the {} chunks that are wanted", request.size());
+            return Err(ElasticError::new(ErrorCategory::TooLarge, READING, reason));
+        }
         accept(answer, &expected, &of)
     };
     Ok(answers.into_iter().zip(requests).map(page).collect())
@@ -282,6 +299,5 @@ pub(super) fn search_body(query: Value, size: usize, lane: &ReadLane) -> Value {
 }
 
 fn window_body(request: &WindowRequest) -> Value {
-    let size = usize::try_from(request.to - request.from).unwrap_or(0);
-    search_body(seq_no_range(request.from, request.to), size, &request.lane)
+    search_body(seq_no_range(request.from, request.to), request.size(), &request.lane)
 }

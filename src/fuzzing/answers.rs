@@ -56,7 +56,8 @@ pub fn shard_log(data: &[u8]) {
     let (chosen, rest) = choice(data);
     let answer = Bytes::copy_from_slice(rest);
     let number = usize::from(chosen >> 2) % 4;
-    let request = WindowRequest { index: index.clone(), shard: 0, from: 0, to: END, lane: lane(chosen) };
+    let request =
+        WindowRequest { index: index.clone(), shard: 0, from: 0, to: END, lane: lane(chosen), most: None };
     if let Some(pages) = sound(read_pages(&answer, &vec![request.clone(); number])) {
         assert_eq!(pages.len(), number);
         for page in pages.into_iter().filter_map(sound) {

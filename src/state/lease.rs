@@ -47,6 +47,8 @@ pub struct LeasedUnit {
     pub estimated_documents: i64,
     /// Shards of the index.
     pub shards: i32,
+    /// What the index takes on its disk for each live document, in bytes.
+    pub bytes_per_document: i64,
 }
 
 impl State {
@@ -200,5 +202,6 @@ fn read_unit(row: &PgRow) -> Result<LeasedUnit> {
         attempts: row.try_get("attempts").map_err(&during)?,
         estimated_documents: row.try_get("estimated_documents").map_err(&during)?,
         shards: row.try_get("shards").map_err(&during)?,
+        bytes_per_document: row.try_get("bytes_per_document").map_err(&during)?,
     })
 }

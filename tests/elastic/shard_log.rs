@@ -35,6 +35,7 @@ async fn read_all(server: &Server, index: &IndexName, width: i64, lane: &ReadLan
                 from,
                 to: (from + width).min(end),
                 lane,
+                most: None,
             });
         }
     }
@@ -48,7 +49,7 @@ async fn read_all(server: &Server, index: &IndexName, width: i64, lane: &ReadLan
 }
 
 fn window(index: &IndexName, shard: i32) -> WindowRequest {
-    WindowRequest { index: index.clone(), shard, from: 0, to: 100, lane: PLAIN }
+    WindowRequest { index: index.clone(), shard, from: 0, to: 100, lane: PLAIN, most: None }
 }
 
 #[tokio::test]
@@ -265,7 +266,7 @@ async fn a_window_that_is_too_wide_is_refused_before_it_is_sent() {
     let server = Server::of(Flavor::V9).await;
     let index = server.unused_index();
     for (from, to) in [(0, 10_001), (5, 5), (5, 4), (-1, 3)] {
-        let request = WindowRequest { index: index.clone(), shard: 0, from, to, lane: PLAIN };
+        let request = WindowRequest { index: index.clone(), shard: 0, from, to, lane: PLAIN, most: None };
         let error = server.cluster.read_windows(&[request]).await.unwrap_err();
         assert_eq!(error.category(), ErrorCategory::Invalid);
     }

@@ -30,6 +30,14 @@ pub(in crate::elastic) struct RawPage {
     pub bytes: usize,
 }
 
+impl RawPage {
+    /// Whether that many hits came of a greater total.
+    pub fn holds_more_than(&self, size: usize) -> bool {
+        let total = self.total.and_then(|total| total.value).and_then(|value| usize::try_from(value).ok());
+        self.hits.len() == size && total.is_some_and(|total| total > size)
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::elastic) struct Shards {
     pub total: Option<i64>,

@@ -19,8 +19,10 @@ use crate::state::{Advance, Counts, LeasedUnit, Quarantined, SourceCuts, State, 
 const MAX_WINDOW: i64 = 10_000;
 /// The most documents that a window is planned for, whatever their size: beyond it nothing gets faster.
 const MAX_WINDOW_DOCUMENTS: f64 = 1_000.0;
-/// Bytes per document assumed before the first page is read.
+/// Bytes per document assumed before the first page is read, unless the index takes more for each on its disk.
 const ASSUMED_BYTES: f64 = 16_384.0;
+/// A window holds at most this many times what it was planned for; if there is more, it is read again in parts.
+const SLACK: f64 = 2.0;
 
 /// How a window is read whose index was not there when lanes were looked up: only to see whether it is gone, which
 /// is an answer that gives its units up. Nothing is taken from such a page.
@@ -72,6 +74,8 @@ pub(super) struct Settled {
 
 impl Batch {
     pub fn new(units: Vec<LeasedUnit>) -> Batch {
+        let on_disk = units.iter().map(|unit| unit.bytes_per_document as f64);
+        let bytes_per_document = on_disk.fold(ASSUMED_BYTES, f64::max);
         let units = units
             .into_iter()
             .map(|unit| {
@@ -86,7 +90,7 @@ impl Batch {
                 }
             })
             .collect();
-        Batch { units, facts: Facts::default(), bytes_per_document: ASSUMED_BYTES }
+        Batch { units, facts: Facts::default(), bytes_per_document }
     }
 
     /// Rounds until every unit is closed, the stop, or a failure that concerns them all.
@@ -150,7 +154,7 @@ impl Batch {
     }
 
     /// Windows of the open units, one each, as many as fit the share of bytes; they follow what is read already.
-    #[allow(clippy::cast_possible_truncation)] // clamped to the widest window right after
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // at most the widest window, and positive
     fn next_windows(&mut self, shared: &Shared) -> Result<Vec<(usize, WindowRequest)>, MergeError> {
         let piece = shared.limits.piece() as f64;
         let mut room = (piece / self.bytes_per_document).clamp(1.0, MAX_WINDOW_DOCUMENTS);
@@ -164,7 +168,8 @@ impl Batch {
             let from = walked.ahead;
             let to = walked.unit.to.min(from + width);
             walked.ahead = to;
-            room -= (to - from) as f64 * walked.density;
+            let planned = (to - from) as f64 * walked.density;
+            room -= planned;
             let index = stored_index(&walked.unit.index_name)?;
             requests.push((
                 position,
@@ -174,6 +179,7 @@ impl Batch {
                     from,
                     to,
                     lane: shared.lane(&walked.unit.index_uuid).unwrap_or(PROBE),
+                    most: Some((planned * SLACK).ceil() as usize),
                 },
             ));
         }
@@ -197,6 +203,11 @@ impl Batch {
                     self.learn(position, request.to - request.from, &page);
                     let unit = self.units[position].unit.clone();
                     windows.push(ReadWindow { unit, from: request.from, to: request.to, page });
+                }
+                // More is live there than the plan knew: nothing of it is taken, and less is asked for.
+                Err(error) if error.category() == ErrorCategory::TooLarge => {
+                    let walked = &mut self.units[position];
+                    (walked.ahead, walked.density) = (request.from, 1.0);
                 }
                 Err(error) => self.close_failed(shared, position, error).await?,
             }
