@@ -131,7 +131,7 @@ impl Engine {
             transform: Transform {
                 contract: merge.destination.contract,
                 vector_size: merge.destination.vector_size,
-                vector_form: preflight::vector_form(&merge, destination.version()),
+                vector_form: preflight::vector_form(destination.version(), None),
             },
             destination_index: merge.destination.index.clone(),
             writer_alias: act::writer_alias(&merge),
@@ -200,9 +200,11 @@ impl Engine {
         }
         let changed = decided.actions.iter().any(Action::changes_what_is_seen);
         let (after, rows) = if changed { self.observe().await? } else { (seen.clone(), rows) };
+        let following = plan(&spec, &after, now);
         // What the plan would wait for has come: something else is to be done, and at once.
-        let is_over = plan(&spec, &after, now).actions != decided.actions;
-        let (next, waiting) = if is_over { (Next::Now, None) } else { (decided.next, decided.waiting) };
+        let is_over = following.actions != decided.actions;
+        let (next, waiting) =
+            if is_over { (Next::Now, following.waiting) } else { (decided.next, decided.waiting) };
         Ok(self.report(&spec, &after, &rows, next, waiting, now))
     }
 

@@ -204,11 +204,8 @@ fn indexing(spec: &ValidMerge, seen: &Observation) -> Plan {
         return go(vec![Action::SettleDestination]);
     }
     if !seen.destination.serving {
-        return wait(
-            SERVER_BUSY,
-            "DestinationNotGreen",
-            "waits until every shard and replica of the destination is assigned".to_owned(),
-        );
+        let message = "waits until every shard and replica of the destination is assigned".to_owned();
+        return because(Waiting { reason: "DestinationNotGreen", message }, poll(SERVER_BUSY));
     }
     match spec.verification {
         Verification::Full => go(vec![Action::PlanPass(UnitKind::Verify), Action::Enter(Phase::Verifying)]),
@@ -236,37 +233,39 @@ fn synced(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
         .cutover
         .retry_at
         .is_some_and(|retry_at| retry_at > now && super::elapsed(now, retry_at) <= CUTOVER_RETRY_MAX);
-    if let Some(unfinished) = finish_pass(spec, seen) {
-        let is_late = lag > spec.cutover.max_lag && !spec.cutover.hold && !is_pausing;
-        return if is_late { catching_up(spec, unfinished) } else { unfinished };
-    }
-    let next_pass = go(vec![Action::ResolveSources, Action::PlanPass(UnitKind::Copy)]);
-    let pace = (spec.cutover.max_lag / 3).clamp(Duration::from_secs(1), Duration::from_secs(30));
     let held_up = if spec.cutover.hold {
-        Some(("CutoverHeld", "follows the sources until spec.cutover.hold is false".to_owned()))
+        let message = "follows the sources until spec.cutover.hold is false".to_owned();
+        Some(Waiting { reason: "CutoverHeld", message })
     } else if is_pausing {
         let reason = seen.cutover.last_failure.as_deref().unwrap_or_default();
-        Some(("CutoverRetrying", format!("the cutover is tried again: {reason}")))
+        let message = format!("the cutover is tried again: {reason}");
+        Some(Waiting { reason: "CutoverRetrying", message })
     } else {
         // No writer is refused for the sake of an index that could not be judged.
         seen.unavailable.as_deref().map(index_unavailable)
     };
-    if let Some((reason, message)) = held_up {
-        if lag >= pace {
-            return next_pass;
-        }
-        return wait(pace.saturating_sub(lag), reason, message);
+    let is_late = lag > spec.cutover.max_lag;
+    if let Some(unfinished) = finish_pass(spec, seen) {
+        return match held_up {
+            Some(why) => because(why, unfinished),
+            None if is_late => catching_up(spec, unfinished),
+            None => unfinished,
+        };
     }
-    if lag > spec.cutover.max_lag {
-        return next_pass;
+    let next_pass = go(vec![Action::ResolveSources, Action::PlanPass(UnitKind::Copy)]);
+    let pace = (spec.cutover.max_lag / 3).clamp(Duration::from_secs(1), Duration::from_secs(30));
+    match held_up {
+        Some(why) if lag >= pace => because(why, next_pass),
+        Some(why) => because(why, poll(pace.saturating_sub(lag))),
+        None if is_late => next_pass,
+        None => go(vec![Action::BeginCutover, Action::Enter(Phase::CuttingOver)]),
     }
-    go(vec![Action::BeginCutover, Action::Enter(Phase::CuttingOver)])
 }
 
 /// A pass that takes longer than the cutover allows: the next one is shorter, unless the sources are written to faster
 /// than they are followed. Then it must be said.
 fn catching_up(spec: &ValidMerge, pass: Plan) -> Plan {
-    if pass.next == Next::Now || pass.waiting.is_some() {
+    if pass.next == Next::Now {
         return pass;
     }
     let message = format!(
@@ -274,13 +273,13 @@ fn catching_up(spec: &ValidMerge, pass: Plan) -> Plan {
          spec.workers.maxDocumentsPerSecond or concurrency",
         spec.cutover.max_lag.as_secs()
     );
-    Plan { waiting: Some(Waiting { reason: "CatchingUp", message }), ..pass }
+    because(Waiting { reason: "CatchingUp", message }, pass)
 }
 
-fn index_unavailable(which: &str) -> (&'static str, String) {
+fn index_unavailable(which: &str) -> Waiting {
     let remedy =
         "look at the health of the source cluster, or put the collection into spec.collections.exclude";
-    ("IndexUnavailable", format!("the cutover waits: {which}; {remedy}"))
+    Waiting { reason: "IndexUnavailable", message: format!("the cutover waits: {which}; {remedy}") }
 }
 
 /// A transaction: blocked, drained, last pass, compared, judged - or the blocks come off again.
@@ -316,8 +315,7 @@ fn cutting_over(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
         let Some(unavailable) = &seen.unavailable else { return go(reconcile) };
         // Made a moment ago, or its node restarts: a verdict without it would be negative for nothing. It is looked
         // for each time.
-        let (reason, message) = index_unavailable(unavailable);
-        return Plan { actions: reconcile, ..wait(SERVER_BUSY, reason, message) };
+        return because(index_unavailable(unavailable), Plan { actions: reconcile, ..poll(SERVER_BUSY) });
     }
     match &seen.verdict {
         None => go(vec![Action::Judge]),
@@ -428,8 +426,9 @@ fn poll(after: Duration) -> Plan {
     Plan { actions: Vec::new(), next: Next::After(after), waiting: None }
 }
 
-fn wait(after: Duration, reason: &'static str, message: String) -> Plan {
-    Plan { actions: Vec::new(), next: Next::After(after), waiting: Some(Waiting { reason, message }) }
+/// The plan, with why it does not lead further; what it says itself is nearer.
+fn because(why: Waiting, plan: Plan) -> Plan {
+    Plan { waiting: plan.waiting.or(Some(why)), ..plan }
 }
 
 #[cfg(test)]
