@@ -13,7 +13,7 @@ use super::secrets::{ClusterAccess, Secrets};
 use super::valid::{SourceWrites, ValidMerge};
 use crate::chunk::{VectorForm, differences};
 use crate::collections::{Collections, CollectionsError};
-use crate::elastic::{Cluster, ClusterConfig, ElasticError, ErrorCategory, IndexName, Version};
+use crate::elastic::{Cluster, ClusterConfig, ElasticError, ErrorCategory, IndexInfo, IndexName, Version};
 use crate::state::{State, StateError};
 
 /// Names of sources whose privileges are asked for: roles are given by pattern, so a sample tells.
@@ -116,16 +116,18 @@ pub async fn preview(merge: &ValidMerge, secrets: &Secrets) -> Result<Preview, M
         strays: matched.strays.iter().map(ToString::to_string).collect(),
         versions: (source.version(), destination.version()),
         destination_exists: !described.is_empty(),
-        vector_form: vector_form(merge, destination.version()),
+        vector_form: vector_form(destination.version(), described.get(&merge.destination.index)),
         index_options: act::pinned_index_options(&merge.destination, destination.version()),
         problems,
     })
 }
 
-/// The form in which embeddings are written: base64 where the server reads it (9.3) and, as a destination
-/// created by us does there, keeps no vectors in `_source` (a string would stay in it otherwise).
-pub(super) fn vector_form(_merge: &ValidMerge, destination: Version) -> VectorForm {
-    if destination.at_least(9, 3) { VectorForm::Base64 } else { VectorForm::Json }
+/// The form in which embeddings are written: base64 where the server reads it (9.3) and the index keeps no vectors in
+/// `_source` (a string would stay in it otherwise). One that is yet to be created keeps none, unless a template says so:
+/// it is looked at again when it is there.
+pub(super) fn vector_form(destination: Version, index: Option<&IndexInfo>) -> VectorForm {
+    let is_hidden = index.is_none_or(|index| index.vectors_hidden);
+    if destination.at_least(9, 3) && is_hidden { VectorForm::Base64 } else { VectorForm::Json }
 }
 
 /// The error of a second merge with the same destination.
@@ -146,7 +148,7 @@ pub(super) fn other_identity(merge: &ValidMerge) -> MergeError {
         MergeCategory::DestinationClaimed,
         "spec.source",
         format!(
-            "the index {} was begun by a merge of the same name from another source or contract; use another destination name, or restore the former spec",
+            "the index {} was begun by a merge of the same name from another source or contract; create the resource anew with another destination name, or restore the former spec",
             merge.destination.index
         ),
     )
@@ -301,7 +303,7 @@ async fn check_vectors(
         Problem::new(
             "spec.destination.index.vectorSize",
             format!(
-                "is {wanted}, but the embeddings of the sources have {size} dimensions; set it to {size}"
+                "is {wanted}, but the embeddings of the sources have {size} dimensions; create the resource anew with {size}"
             ),
         )
     }))
@@ -335,7 +337,29 @@ async fn check_destination(merge: &ValidMerge, destination: &Cluster) -> Result<
         let different = differences(&wanted, &mapping, &settings);
         problems.extend(different.into_iter().map(|text| Problem::new("spec.destination.index", text)));
     }
+    for (position, alias) in merge.cutover.aliases.iter().enumerate() {
+        problems.extend(alias_is_free(destination, position, alias).await?);
+    }
     Ok(problems)
+}
+
+/// What is wrong if the name of an alias to be is that of an index.
+async fn alias_is_free(
+    destination: &Cluster,
+    position: usize,
+    alias: &IndexName,
+) -> Result<Option<Problem>, MergeError> {
+    match destination.describe(std::slice::from_ref(alias)).await {
+        Err(error) if error.is_alias() => Ok(None),
+        Err(error) => Err(MergeError::Destination(error)),
+        Ok(found) if found.is_empty() => Ok(None),
+        Ok(_) => Ok(Some(Problem::new(
+            format!("spec.cutover.aliases[{position}]"),
+            format!(
+                "{alias} is the name of an index there, so no alias can have it; choose another, or delete that index if nobody needs it"
+            ),
+        ))),
+    }
 }
 
 /// Index options that the server does not have yet.

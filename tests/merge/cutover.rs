@@ -9,7 +9,7 @@ use es_index_merge::merge::secrets::{self, SecretProblem, SecretSource};
 use es_index_merge::merge::{Engine, Next, Phase, ValidMerge};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::blocks::is_blocked;
 use crate::deletions::held;
@@ -102,6 +102,34 @@ async fn one_that_is_suspended_serves_writers_again() {
     assert!(!is_blocked(&scene, &shelf.index).await, "writers are refused while nobody works");
     shelf.put_document(scene.first_id + 2, 3, "written while suspended").await;
     completes(&scene, &shelf).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alias_that_cannot_be_set_keeps_no_writer_waiting() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = with_late_chunks(&scene).await;
+    let alias = format!("chunks-{}", scene.first_id);
+    let named =
+        |manifest: String| manifest.replace("  cutover:\n", &format!("  cutover:\n    aliases: [{alias}]\n"));
+    let destination = &scene.destination_cluster;
+    let path = format!("/{alias}");
+    destination.put(&path, &json!({})).await.unwrap();
+    let refused = scene.run(&named(scene.manifest(DIMENSIONS))).await;
+    assert!(!refused.success && refused.output.contains("spec.cutover.aliases[0]"), "{refused:?}");
+
+    assert!(destination.delete_index(&alias).await.unwrap());
+    let mut session = Session::start(&named(crawling(&scene, 20, "5m"))).await;
+    wait_for_block(&scene, &shelf).await;
+    destination.put(&path, &json!({})).await.unwrap();
+    session.says("is tried again: spec.cutover.aliases").await;
+    assert!(!is_blocked(&scene, &shelf.index).await, "writers wait for what a person has to mend");
+
+    assert!(destination.delete_index(&alias).await.unwrap());
+    let run = session.end().await;
+    assert!(run.success, "{run:?}");
+    let aliases = destination.get(&format!("/{}/_alias", scene.index)).await.unwrap();
+    assert_eq!(aliases[&scene.index]["aliases"], json!({&alias: {}}));
+    assert!(is_blocked(&scene, &shelf.index).await);
 }
 
 /// A merge and its secrets.

@@ -180,8 +180,14 @@ pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -
         .iter()
         .map(|alias| json!({"add": {"index": index, "alias": alias.as_str()}}))
         .collect();
-    if !aliases.is_empty() {
-        engine.destination.update_aliases(&json!(aliases)).await.map_err(MergeError::Destination)?;
+    if !aliases.is_empty()
+        && let Err(error) = engine.destination.update_aliases(&json!(aliases)).await
+    {
+        if !error.is_transient() {
+            // Nobody is refused until somebody mends it.
+            abandon(engine, &format!("spec.cutover.aliases: {error}"), now).await?;
+        }
+        return Err(MergeError::Destination(error));
     }
     destination::put_everything_back(engine).await?;
     let memo = parse_memo(&engine.merge_row().await?)?;
