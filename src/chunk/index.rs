@@ -106,6 +106,9 @@ pub fn differences(spec: &IndexSpec, mapping: &Value, settings: &Value) -> Vec<S
     found
 }
 
+/// The least `index.max_result_window`: as many documents are asked for at once. It is the server's default.
+const RESULT_WINDOW: u32 = 10_000;
+
 const CHOOSE_ANOTHER: &str =
     "choose another spec.destination.index.name, or delete that index if nothing needs it";
 
@@ -211,6 +214,14 @@ fn compare_settings(spec: &IndexSpec, settings: &Value, report: &mut Vec<String>
         report.push(format!(
             "the default similarity is `{}`, wanted `BM25`; {CHOOSE_ANOTHER}",
             plain(similarity)
+        ));
+    }
+    if let Some(window) = found.get("max_result_window")
+        && plain(window).parse().is_ok_and(|window: u32| window < RESULT_WINDOW)
+    {
+        report.push(format!(
+            "setting `max_result_window` is {}, wanted {RESULT_WINDOW} or more; raise it, which is possible at any time",
+            plain(window)
         ));
     }
     let analysis = json!({"analysis": analysis(spec.language)});

@@ -69,8 +69,8 @@ impl IndexInfo {
         if server.at_least(9, 4) && self.has_float_vector(vector_field) {
             return ReadLane::Binary { field: vector_field.to_owned() };
         }
-        // 9.1 and 8.19 know the option but hide nothing; 9.0 and older refuse it.
-        ReadLane::Source { ask_for_vectors: server.at_least(9, 2) }
+        // What knows how to hide them knows the option, also if it was upgraded since we asked for its version.
+        ReadLane::Source { ask_for_vectors: true }
     }
 
     fn has_float_vector(&self, field: &str) -> bool {
@@ -150,7 +150,7 @@ mod tests {
         for version in [(8, 11), (8, 19), (9, 0), (9, 1), (9, 4)] {
             assert_eq!(shown.read_lane(Version::new(version.0, version.1, 0), "embedding"), plain);
         }
-        assert_eq!(hides.read_lane(Version::new(9, 0, 2), "embedding"), plain);
+        assert_eq!(hides.read_lane(Version::new(9, 0, 2), "embedding"), asking, "upgraded since");
         assert_eq!(hides.read_lane(Version::new(9, 2, 0), "embedding"), asking);
         assert_eq!(hides.read_lane(Version::new(9, 4, 0), "embedding"), binary);
         let explicit = info(vector(&json!({"element_type": "float"})), &hidden, &json!({}));

@@ -32,6 +32,25 @@ async fn write_late(scene: &Scene, chunk: &Value) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_shows_its_vectors_gets_numbers() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = one_shelf(&scene).await;
+    let template = format!("/_index_template/{}", scene.index);
+    let shown = json!({
+        "index_patterns": [scene.index],
+        "template": {"settings": {"index.mapping.exclude_source_vectors": false}},
+    });
+    scene.destination_cluster.put(&template, &shown).await.unwrap();
+    let run = scene.run(&scene.manifest(DIMENSIONS)).await;
+    scene.destination_cluster.require(Method::DELETE, &template, None).await.unwrap();
+    assert!(run.success, "{run:?}");
+    let there = shelf.in_destination().await;
+    let are_numbers = |hit: &Value| hit["_source"]["embedding"].as_array().map(Vec::len) == Some(DIMENSIONS);
+    assert!(there.len() == 100 && there.values().all(are_numbers), "{:?}", there.values().next());
+    assert!(scene.check(DIMENSIONS).await.is_good());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_late_write_of_a_deleted_chunk_does_not_outlive_the_cutover() {
     let scene = Scene::new(Flavor::V8, Flavor::V8).await;
     let shelf = one_shelf(&scene).await;

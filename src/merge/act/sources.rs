@@ -7,12 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::collections::CollectionRow;
-use crate::elastic::{CatalogEntry, ElasticError, IndexInfo, IndexName, PrimaryStats, ReadLane};
+use crate::elastic::{CatalogEntry, ElasticError, IndexInfo, IndexName, MAX_WINDOW, PrimaryStats};
 use crate::merge::act::{VECTOR_FIELD, keys};
 use crate::merge::engine::Engine;
 use crate::merge::error::{MergeCategory, MergeError};
 use crate::merge::memo::{NoIndex, WithoutIndex};
 use crate::merge::observe::{active, parse_memo};
+use crate::merge::preflight::vector_form;
 use crate::merge::stored_index;
 use crate::merge::valid::ValidMerge;
 use crate::state::{NewSource, SourceId, SourceRow, SourceState};
@@ -278,8 +279,10 @@ async fn load_lanes(engine: &Engine, stored: &[SourceRow]) -> Result<(), MergeEr
         }
         known.insert(source.index_uuid.clone(), info.read_lane(engine.source.version(), VECTOR_FIELD));
     }
-    let destination = destination_lane(engine).await?;
-    engine.pool.set_lanes(known, destination);
+    let destination = destination(engine).await?;
+    let lane = destination.read_lane(engine.destination.version(), VECTOR_FIELD);
+    let form = vector_form(engine.destination.version(), Some(&destination));
+    engine.pool.set_lanes(known, lane, form);
     Ok(())
 }
 
@@ -295,6 +298,11 @@ fn unreadable(info: &IndexInfo) -> Option<&'static str> {
             "SequenceNumbersDisabled: index.disable_sequence_numbers is set, so its log cannot be walked",
         );
     }
+    if i64::from(info.max_result_window) < MAX_WINDOW {
+        return Some(
+            "ResultWindowTooSmall: its index.max_result_window is below 10000, the width of a window of its log; raise it (it may be changed at any time)",
+        );
+    }
     None
 }
 
@@ -305,16 +313,15 @@ async fn set_aside(engine: &Engine, source: &SourceRow, reason: &str) -> Result<
     Ok(())
 }
 
-async fn destination_lane(engine: &Engine) -> Result<ReadLane, MergeError> {
+async fn destination(engine: &Engine) -> Result<IndexInfo, MergeError> {
     let name = &engine.merge.destination.index;
-    let described =
+    let mut described =
         engine.destination.describe(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
-    let info = described.get(name).ok_or_else(|| {
+    described.remove(name).ok_or_else(|| {
         MergeError::DestinationLost(format!(
             "the destination index {name} is gone; restore it, or delete the resource and start anew"
         ))
-    })?;
-    Ok(info.read_lane(engine.destination.version(), VECTOR_FIELD))
+    })
 }
 
 /// Stores why a collection needs a person, and clears what no longer holds.

@@ -49,12 +49,12 @@ pub(super) async fn act(
     let all = places(&windows);
     let (windows, first) = transform(shared, facts, windows, all).await?;
     let postponed = first.postponed.clone();
-    let unknown: Vec<i64> = first.unknown_documents.iter().copied().collect();
+    let unknown = first.unknown_documents.clone();
     write(shared, &windows, first, &mut settled).await?;
     if postponed.is_empty() {
         return Ok((windows, settled));
     }
-    facts.ask(&shared.context.collections, &unknown).await?;
+    facts.learn(&shared.context.collections, &unknown).await?;
     let (windows, second) = transform(shared, facts, windows, postponed).await?;
     write(shared, &windows, second, &mut settled).await?;
     Ok((windows, settled))
@@ -108,7 +108,7 @@ async fn transform(
     windows: Vec<ReadWindow>,
     places: Vec<Place>,
 ) -> Result<(Vec<ReadWindow>, Transformed), MergeError> {
-    let rules = shared.context.transform;
+    let rules = shared.transform();
     let facts = facts.clone();
     let piece = usize::try_from(shared.limits.body()).unwrap_or(usize::MAX);
     tokio::task::spawn_blocking(move || {

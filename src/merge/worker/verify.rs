@@ -3,8 +3,6 @@
 //! What differs is written again and compared again. What still differs, and what has a rival for its key,
 //! goes to quarantine, where it makes the verdict negative and names the chunk.
 
-use std::collections::BTreeSet;
-
 use super::Shared;
 use super::batch::{ReadWindow, Settled};
 use super::copy::{Place, parse, places, quarantined, read_counts};
@@ -27,8 +25,8 @@ struct Expected {
     place: Place,
     id: String,
     document: i64,
-    /// Its facts must be asked for.
-    unknown: bool,
+    /// Whether the facts of its document belong into it.
+    needs_document: bool,
 }
 
 /// How a chunk compares.
@@ -57,16 +55,13 @@ pub(super) async fn act(
 ) -> Result<(Vec<ReadWindow>, Vec<Settled>), MergeError> {
     let mut settled: Vec<Settled> = windows.iter().map(read_counts).collect();
     let all = places(&windows);
-    let (mut windows, expected, refused) = expect(shared, facts, windows, all).await?;
+    let (mut windows, expected, refused) = expect(shared, windows, all).await?;
     for (place, refusal) in refused {
         let settled = &mut settled[place.window];
         quarantine(&windows, place, None, refusal.class.as_str(), refusal.reason, settled);
     }
-    let unknown: BTreeSet<i64> = expected.iter().filter(|e| e.unknown).map(|e| e.document).collect();
-    if !unknown.is_empty() {
-        let unknown: Vec<i64> = unknown.into_iter().collect();
-        facts.ask(&shared.context.collections, &unknown).await?;
-    }
+    let documents = expected.iter().filter(|e| e.needs_document).map(|e| e.document).collect();
+    facts.learn(&shared.context.collections, &documents).await?;
     let mut open = expected;
     for attempt in 0..=REPAIRS {
         let (back, compared) = compare_all(shared, facts, windows, open).await?;
@@ -105,12 +100,10 @@ pub(super) async fn act(
 /// What each chunk becomes in the destination, off the async runtime.
 async fn expect(
     shared: &Shared,
-    facts: &Facts,
     windows: Vec<ReadWindow>,
     places: Vec<Place>,
 ) -> Result<(Vec<ReadWindow>, Vec<Expected>, Vec<(Place, Refusal)>), MergeError> {
-    let rules = shared.context.transform;
-    let facts = facts.clone();
+    let rules = shared.transform();
     blocking(move || {
         let mut expected = Vec::with_capacity(places.len());
         let mut refused = Vec::new();
@@ -120,7 +113,7 @@ async fn expect(
             match address(&rules, hit.source()) {
                 Ok(address) => expected.push(Expected {
                     place,
-                    unknown: address.needs_document && facts.get(address.document_id).is_none(),
+                    needs_document: address.needs_document,
                     id: address.destination_id,
                     document: address.document_id,
                 }),
@@ -155,7 +148,7 @@ async fn compare_all(
             .lookup(&context.destination_index, &ids, lane.clone())
             .await
             .map_err(MergeError::Destination)?;
-        let rules = context.transform;
+        let rules = shared.transform();
         let facts = facts.clone();
         let (back, mut results) = blocking(move || {
             let results: Vec<(Expected, Comparison)> = part
@@ -229,7 +222,7 @@ async fn repair(
         let own = of_repair(window.unit.pass, window.unit.shard, hit.seq_no);
         // Above it can only be what somebody else wrote there, again and again.
         let version = found.filter(|&version| version > own).map_or(own, |version| version + 1);
-        let Ok(parsed) = parse(shared.context.transform, window, hit) else { continue };
+        let Ok(parsed) = parse(shared.transform(), window, hit) else { continue };
         let buffer = body.begin_index(&expected.id, version, BulkVersioning::ExternalGte);
         parsed.write(facts.get(expected.document), buffer);
         body.end();
@@ -291,12 +284,13 @@ async fn has_rival(
             from: origin.seq_no,
             to: origin.seq_no + 1,
             lane: lane.clone(),
+            most: None,
         })
         .collect();
     for page in shared.context.source.read_windows(&requests).await.map_err(MergeError::Source)? {
         let page = page.map_err(MergeError::Source)?;
         for hit in &page.hits {
-            let same_key = parse(shared.context.transform, window, hit)
+            let same_key = parse(shared.transform(), window, hit)
                 .is_ok_and(|parsed| parsed.destination_id() == expected.id);
             if same_key {
                 return Ok(true);
