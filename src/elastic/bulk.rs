@@ -331,10 +331,11 @@ fn item(item: Item) -> Result<BulkItem> {
         Err(ElasticError::new(category_of(result.status), WRITING, reason).with_kind(&kind))
     };
     match result.status {
-        409 if kind == "version_conflict_engine_exception" => Ok(BulkItem::AlreadyThere),
-        status @ (429 | 500..=599) => Ok(BulkItem::Retry(BulkRefusal { status, kind, reason })),
-        401 | 403 => of_target(),
         _ if kind == INDEX_NOT_FOUND || kind == INDEX_CLOSED => of_target(),
+        409 if kind == "version_conflict_engine_exception" => Ok(BulkItem::AlreadyThere),
+        // 404 is of a shard that moves or was closed for a moment: a chunk that is not there has no error.
+        status @ (404 | 429 | 500..=599) => Ok(BulkItem::Retry(BulkRefusal { status, kind, reason })),
+        401 | 403 => of_target(),
         status @ 400..=499 => Ok(BulkItem::Refused(BulkRefusal { status, kind, reason })),
         // No server says so: nothing may be concluded, least of all that the chunk is at fault.
         status => Err(ElasticError::bad_answer(WRITING, format!("an item has status {status} and an error"))),

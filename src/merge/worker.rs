@@ -31,7 +31,7 @@ use self::batch::Batch;
 use self::limits::Limits;
 use super::error::MergeError;
 use super::valid::Workers;
-use crate::chunk::Transform;
+use crate::chunk::{Transform, VectorForm};
 use crate::collections::Collections;
 use crate::elastic::{Cluster, IndexName, ReadLane};
 use crate::state::{LeasedUnit, MergeId, State, UnitKind};
@@ -66,7 +66,7 @@ pub(super) struct Context {
     pub collections: Collections,
     /// Units, checkpoints, quarantine.
     pub state: State,
-    /// An old chunk to a new one.
+    /// An old chunk to a new one. The form of its embedding is that of the destination as it is found.
     pub transform: Transform,
     /// The destination index, for reading.
     pub destination_index: IndexName,
@@ -92,11 +92,17 @@ pub(super) struct Shared {
     /// Rate, bytes and concurrency; live.
     pub limits: Limits,
     lanes: Mutex<Arc<Lanes>>,
-    destination_lane: Mutex<ReadLane>,
+    destination: Mutex<DestinationLane>,
     /// New units were planned, or a failed one may be due.
     wake: Notify,
     /// A write found neither the destination nor its alias.
     destination_missed: AtomicBool,
+}
+
+/// How the destination is read and written, as found at the last resolve.
+struct DestinationLane {
+    lane: ReadLane,
+    form: VectorForm,
 }
 
 struct Running {
@@ -107,11 +113,15 @@ struct Running {
 
 impl WorkerPool {
     pub fn new(context: Context) -> WorkerPool {
+        let form = context.transform.vector_form;
         let shared = Shared {
             context,
             limits: Limits::default(),
             lanes: Mutex::new(Arc::new(Lanes::new())),
-            destination_lane: Mutex::new(ReadLane::Source { ask_for_vectors: false }),
+            destination: Mutex::new(DestinationLane {
+                lane: ReadLane::Source { ask_for_vectors: false },
+                form,
+            }),
             wake: Notify::new(),
             destination_missed: AtomicBool::new(false),
         };
@@ -123,10 +133,10 @@ impl WorkerPool {
         self.shared.limits.tune(workers);
     }
 
-    /// The lanes in which sources are read from now on.
-    pub fn set_lanes(&self, lanes: Lanes, destination: ReadLane) {
+    /// The lanes in which sources are read from now on, and how the destination is read and written.
+    pub fn set_lanes(&self, lanes: Lanes, lane: ReadLane, form: VectorForm) {
         *lock(&self.shared.lanes) = Arc::new(lanes);
-        *lock(&self.shared.destination_lane) = destination;
+        *lock(&self.shared.destination) = DestinationLane { lane, form };
     }
 
     /// The lanes known so far.
@@ -146,7 +156,7 @@ impl WorkerPool {
             return None;
         }
         let binary = lanes.values().filter(|lane| matches!(lane, ReadLane::Binary { .. })).count();
-        let write = self.shared.context.transform.vector_form.as_str();
+        let write = lock(&self.shared.destination).form.as_str();
         Some(format!("read binary {binary}, source {}; write {write}", lanes.len() - binary))
     }
 
@@ -267,7 +277,12 @@ impl Shared {
     }
 
     fn destination_lane(&self) -> ReadLane {
-        lock(&self.destination_lane).clone()
+        lock(&self.destination).lane.clone()
+    }
+
+    /// An old chunk to a new one.
+    fn transform(&self) -> Transform {
+        Transform { vector_form: lock(&self.destination).form, ..self.context.transform }
     }
 }
 

@@ -82,8 +82,9 @@ impl UnitKind {
 
 type Result<T> = std::result::Result<T, StateError>;
 
-/// Postgres text cannot hold NUL, which keys and reasons made from user data may contain.
-fn storable(text: &str) -> String {
+/// A text as it is stored: Postgres cannot hold NUL, which ids, keys and reasons made from user data may contain.
+#[must_use]
+pub fn storable(text: &str) -> String {
     text.replace('\0', "\u{FFFD}")
 }
 

@@ -9,6 +9,19 @@ pub fn held(manifest: &str) -> String {
     manifest.replace("  cutover:\n    maxLag: 5s\n", "  cutover:\n    hold: true\n    maxLag: 3s\n")
 }
 
+/// Nothing lives in most of the log, so that windows get wide, and then everything does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_lives_only_at_its_end_is_read_in_pages_of_the_usual_size() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let _tables = Shelf::tables(&scene).await;
+    let shelf = Shelf::create(&scene, scene.first_id, 1).await;
+    shelf.put_document(scene.first_id, 2_000, "as it was").await;
+    shelf.delete_document(scene.first_id).await;
+    shelf.put_document(scene.first_id + 1, 900, "as it is").await;
+    scene.completes(&scene.manifest(DIMENSIONS)).await;
+    assert_eq!(shelf.in_destination().await.len(), 900);
+}
+
 /// A chunk that comes back gets a new id from the server and with it any of the shards, also one whose log is much
 /// shorter than that of the shard where it was.
 #[tokio::test(flavor = "multi_thread")]

@@ -29,6 +29,10 @@ async fn those_that_cannot_be_read_are_named_and_never_stop_the_others() {
     let unnumbered = hand.row(4).await;
     let settings = json!({"settings": {"index.disable_sequence_numbers": true}});
     scene.source().put(&format!("/{unnumbered}"), &settings).await.unwrap();
+    let narrow = hand.collection(6, 1).await;
+    hand.put(narrow, "a", "x", &chunk(narrow, 1, "narrow")).await;
+    let window = |size: Value| json!({"index.max_result_window": size});
+    scene.source().put(&format!("/{narrow}/_settings"), &window(json!(9_999))).await.unwrap();
     let cut = hand.collection(5, 1).await;
     let mut long = chunk(cut, 1, "cut");
     long["metadata"]["note"] = json!("x".repeat(300));
@@ -41,21 +45,24 @@ async fn those_that_cannot_be_read_are_named_and_never_stop_the_others() {
         (closed, "IndexClosed: "),
         (partial, "SourceDisabled: "),
         (unnumbered, "SequenceNumbersDisabled: "),
+        (narrow, "ResultWindowTooSmall: "),
         (cut, "ContentCut: "),
     ] {
         let said = said(&run.output, collection);
         assert!(said.iter().any(|line| line.starts_with(reason)), "{collection}, {reason}: {run:?}");
     }
-    assert!(run.output.contains("3 collections are not equal"), "each that has an index: {run:?}");
+    assert!(run.output.contains("4 collections are not equal"), "each that has an index: {run:?}");
     assert_eq!(hand.contents(good).await, ["good"]);
     assert_eq!(hand.contents(cut).await, ["cut"]);
 
     scene.source().require("POST".parse().unwrap(), &format!("/{closed}/_open"), None).await.unwrap();
+    scene.source().put(&format!("/{narrow}/_settings"), &window(Value::Null)).await.unwrap();
     let without = format!("    exclude: [{partial}, {unnumbered}, {cut}]\n  source:");
     let manifest = crate::token(&scene.manifest(8), "opened").replacen("  source:", &without, 1);
     let run = scene.run(&manifest).await;
     assert!(run.success, "{run:?}");
     assert_eq!(hand.contents(closed).await, ["closed"]);
+    assert_eq!(hand.contents(narrow).await, ["narrow"]);
     assert!(hand.contents(cut).await.is_empty(), "what is excluded later is taken out again");
 }
 

@@ -108,6 +108,25 @@ async fn every_class_is_named_with_its_original_and_the_neighbours_go_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_whose_id_cannot_be_stored_as_it_is_stays_in_quarantine() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let hand = Hand::new(&scene).await;
+    let collection = hand.collection(0, 1).await;
+    hand.put(collection, "first", "x", &chunk(collection, 1, "good")).await;
+    // Postgres knows no NUL.
+    let without_key = with(chunk(collection, 2, "bad"), "metadata", json!({}));
+    hand.put(collection, "n%00l", "x", &without_key).await;
+    let run = scene.run(&scene.manifest(8)).await;
+    assert!(!run.success && run.output.contains("maxQuarantined allows 0"), "{run:?}");
+    assert_eq!(hand.quarantined().await, [(collection, "n\u{FFFD}l".to_owned(), "key".to_owned())]);
+    assert_eq!(hand.contents(collection).await, ["good"]);
+
+    hand.delete(collection, "n\0l", "x").await;
+    let run = scene.run(&token(&scene.manifest(8), "deleted")).await;
+    assert!(run.success, "{run:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_destination_refuses_or_alters_is_named_and_goes_over_when_it_no_longer_does() {
     let scene = Scene::new(Flavor::V8, Flavor::V9).await;
     let hand = Hand::new(&scene).await;

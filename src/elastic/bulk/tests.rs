@@ -48,8 +48,9 @@ fn each_status_has_its_meaning() {
     let answer = br#"{"errors":true,"items":[{"index":{"status":201}},{"delete":{"status":404}},
         {"index":{"status":409,"error":{"type":"version_conflict_engine_exception","reason":"r"}}},
         {"index":{"status":429,"error":{"type":"es_rejected_execution_exception","reason":"full"}}},
-        {"index":{"status":400,"error":{"type":"document_parsing_exception","reason":"bad"}}}]}"#;
-    let items = outcome(answer, 5).unwrap().items;
+        {"index":{"status":400,"error":{"type":"document_parsing_exception","reason":"bad"}}},
+        {"index":{"status":404,"error":{"type":"shard_not_found_exception","reason":"moved"}}}]}"#;
+    let items = outcome(answer, 6).unwrap().items;
     assert_eq!(
         items,
         [
@@ -58,6 +59,7 @@ fn each_status_has_its_meaning() {
             BulkItem::AlreadyThere,
             BulkItem::Retry(refusal(429, "es_rejected_execution_exception", "full")),
             BulkItem::Refused(refusal(400, "document_parsing_exception", "bad")),
+            BulkItem::Retry(refusal(404, "shard_not_found_exception", "moved")),
         ]
     );
 }

@@ -24,7 +24,7 @@ use crate::merge::memo::{Rechecked, WithoutIndex};
 use crate::merge::observe::{active, parse_memo};
 use crate::merge::valid::ValidMerge;
 use crate::state::{
-    CollectionVerdict, Counts, QuarantineFilter, QuarantinedRow, SourceId, SourceRow, SourceState,
+    CollectionVerdict, Counts, QuarantineFilter, QuarantinedRow, SourceId, SourceRow, SourceState, storable,
 };
 use compare::{Compared, Comparison, Judgement, delete_others};
 use twins::Twins;
@@ -188,9 +188,10 @@ impl Sides {
 
     /// What the comparison of the keys found is exact.
     fn learn(&mut self, compared: &Compared) {
+        let with_key = compared.live.saturating_sub(compared.withheld).saturating_sub(compared.keyless);
         self.source = compared.live;
         self.withheld = compared.withheld;
-        self.collapsed = compared.live.saturating_sub(compared.withheld).saturating_sub(compared.distinct);
+        self.collapsed = with_key.saturating_sub(compared.distinct);
         self.destination = compared.kept;
     }
 
@@ -298,12 +299,13 @@ pub(super) async fn release_what_lives_no_more(
                 from: row.seq_no,
                 to: row.seq_no + 1,
                 lane: ReadLane::Keys,
+                most: None,
             });
         }
         let pages = engine.source.read_windows(&requests).await.map_err(MergeError::Source)?;
         for (row, page) in part.iter().zip(pages) {
             let page = page.map_err(MergeError::Source)?;
-            let lives = page.hits.iter().any(|hit| hit.id == row.chunk_id);
+            let lives = page.hits.iter().any(|hit| storable(&hit.id) == row.chunk_id);
             if lives { left.push(row.clone()) } else { dead.push(row.clone()) }
         }
     }

@@ -44,6 +44,8 @@ pub(super) struct Compared {
     pub live: u64,
     /// Of these, the ones that are in quarantine and not in the destination.
     pub withheld: u64,
+    /// Those without a key that are in quarantine nowhere: they can be in no destination, and are missing there.
+    pub keyless: u64,
     /// Different keys of the others.
     pub distinct: u64,
     /// Documents of the destination that the source has.
@@ -65,6 +67,14 @@ pub(super) struct Comparison<'a> {
     /// How far each shard is copied.
     pub copied: BTreeMap<ShardNumber, SeqNo>,
     pub withheld: Withheld,
+}
+
+/// Chunks of a source that was read: all, those that are withheld, those that have no key and are not withheld.
+#[derive(Debug, Clone, Copy, Default)]
+struct Read {
+    live: u64,
+    withheld: u64,
+    keyless: u64,
 }
 
 /// The live chunks of each key, by where they are.
@@ -98,11 +108,9 @@ impl Comparison<'_> {
         for bucket in 0..buckets {
             let in_bucket = |key: u128| (key >> 120) as u64 % buckets == bucket;
             let mut keys = Keys::default();
-            let Some((live, withheld)) = self.read_source(&in_bucket, &mut keys).await? else {
-                return Ok(None);
-            };
+            let Some(read) = self.read_source(&in_bucket, &mut keys).await? else { return Ok(None) };
             // Each bucket reads the whole log: the last look counts.
-            (sum.live, sum.withheld) = (live, withheld);
+            (sum.live, sum.withheld, sum.keyless) = (read.live, read.withheld, read.keyless);
             sum.distinct += keys.first.len() as u64;
             let place = |(shard, seq_no)| Place { source: self.source.id, shard, seq_no };
             sum.shared.extend(keys.twins.keys().flat_map(|&key| keys.places(key)).map(place));
@@ -146,15 +154,15 @@ impl Comparison<'_> {
         keys.places(key).filter(|(shard, seq_no)| self.copied.get(shard).is_some_and(|end| seq_no < end))
     }
 
-    /// Reads every key of the source once; returns how many live chunks there are and how many are withheld.
+    /// Reads every key of the source once.
     async fn read_source(
         &self,
         in_bucket: &impl Fn(u128) -> bool,
         keys: &mut Keys,
-    ) -> Result<Option<(u64, u64)>, MergeError> {
+    ) -> Result<Option<Read>, MergeError> {
         let name = index_name(self.source)?;
         let mut read: BTreeMap<ShardNumber, SeqNo> = BTreeMap::new();
-        let (mut live, mut withheld) = (0, 0);
+        let mut sum = Read::default();
         for _ in 0..TAILS {
             let Some(ends) = self.ends(&name).await? else { return Ok(None) };
             let mut open = windows(&read, &ends);
@@ -171,27 +179,31 @@ impl Comparison<'_> {
                         from,
                         to,
                         lane: ReadLane::Fields(vec!["id", "metadata.document_id"]),
+                        most: None,
                     })
                     .collect();
                 let pages = self.engine.source.read_windows(&part).await.map_err(MergeError::Source)?;
                 for (request, page) in part.iter().zip(pages) {
                     let Some(page) = readable(page)? else { return Ok(None) };
-                    live += page.hits.len() as u64;
+                    sum.live += page.hits.len() as u64;
                     for hit in &page.hits {
                         if self.withheld.holds(request.shard, hit.seq_no) {
-                            withheld += 1;
-                        } else if let Ok(id) = key_of(hit.source()) {
-                            // A chunk without a key is in quarantine, or comes there with the next pass.
-                            let key = short_key(&id);
-                            if in_bucket(key) {
-                                keys.add(key, (request.shard, hit.seq_no));
-                            }
+                            sum.withheld += 1;
+                            continue;
+                        }
+                        let Ok(id) = key_of(hit.source()) else {
+                            sum.keyless += 1;
+                            continue;
+                        };
+                        let key = short_key(&id);
+                        if in_bucket(key) {
+                            keys.add(key, (request.shard, hit.seq_no));
                         }
                     }
                 }
             }
         }
-        Ok(Some((live, withheld)))
+        Ok(Some(sum))
     }
 
     /// The present ends of the logs, with everything below them visible.
@@ -267,8 +279,7 @@ pub(super) async fn delete_others(
     mut judge: impl FnMut(u128, i64) -> Judgement,
 ) -> Result<Compared, MergeError> {
     let destination = &engine.merge.destination.index;
-    let mut found = Compared::default();
-    let mut extra = Vec::new();
+    let (mut found, mut deletes) = (Compared::default(), false);
     let mut open: Vec<(ShardNumber, SeqNo)> =
         (0..engine.merge.destination.shards).filter_map(|shard| Some((shard.try_into().ok()?, 0))).collect();
     while !open.is_empty() {
@@ -277,7 +288,7 @@ pub(super) async fn delete_others(
             .keys_where(destination, &open, COLLECTION_FIELD, collection)
             .await
             .map_err(MergeError::Destination)?;
-        let mut next = Vec::new();
+        let (mut next, mut extra) = (Vec::new(), Vec::new());
         for ((shard, _), page) in open.into_iter().zip(pages) {
             next.extend(page.next.map(|from| (shard, from)));
             for (id, version) in page.keys {
@@ -288,9 +299,15 @@ pub(super) async fn delete_others(
                 }
             }
         }
+        // Page by page, so that memory does not grow with the collection: the walk goes upwards, past what is deleted.
+        found.deleted += delete(engine, &extra, of_deletion(pass)).await?;
+        deletes |= !extra.is_empty();
         open = next;
     }
-    found.deleted = delete(engine, &extra, of_deletion(pass)).await?;
+    if deletes {
+        let name = std::slice::from_ref(destination);
+        engine.destination.refresh(name).await.map_err(MergeError::Destination)?;
+    }
     Ok(found)
 }
 
@@ -330,10 +347,6 @@ async fn delete(engine: &Engine, ids: &[String], version: i64) -> Result<u64, Me
             let reason = format!("{} deletions were rejected again and again", open.len());
             return Err(MergeError::Destination(ElasticError::rejected(reason)));
         }
-    }
-    if !ids.is_empty() {
-        let name = std::slice::from_ref(&engine.merge.destination.index);
-        engine.destination.refresh(name).await.map_err(MergeError::Destination)?;
     }
     Ok(deleted)
 }
