@@ -280,6 +280,25 @@ fn values_that_mean_nothing_are_refused_with_their_name() {
     assert_eq!(of_kind(&chart("es", "ns", &["serviceMonitor.enabled=true"]), "ServiceMonitor").len(), 1);
 }
 
+#[test]
+fn what_argo_cd_is_given_speaks_of_this_kind_and_of_this_chart() {
+    let definition = documents(&read(DEFINITION)).remove(0);
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let (group, kind) = (text(&definition["spec"]["group"]), text(&definition["spec"]["names"]["kind"]));
+    let settings = documents(&read("deploy/argocd/argocd-cm.yaml")).remove(0);
+    let check = text(&settings["data"][format!("resource.customizations.health.{group}_{kind}")]);
+    for condition in ["Ready", "Reconciling", "Stalled", "Failing"] {
+        assert!(check.contains(&format!("holds(\"{condition}\")")), "{condition}");
+    }
+    let applications = documents(&read("deploy/argocd/application.yaml"));
+    assert_eq!(applications[0]["spec"]["source"]["path"], CHART);
+    let values = &applications[0]["spec"]["source"]["helm"]["valuesObject"];
+    let repository = format!("image.repository={}", text(&values["image"]["repository"]));
+    let rendered = chart("es", "ns", &[&repository]);
+    let container = &one(&rendered, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+    assert!(text(&container["image"]).starts_with("registry.example.com/es-index-merge:"), "{container}");
+}
+
 /// What an account may do in a namespace, according to the API server: `verb group/resource names`.
 fn rights(account: &str, namespace: &str) -> BTreeSet<String> {
     let review = json!({

@@ -142,7 +142,16 @@ fn between_marks<'a>(text: &'a str, begin: &str, end: &str) -> Vec<&'a str> {
 #[test]
 fn every_link_of_the_documentation_leads_somewhere() {
     let mut broken = Vec::new();
-    let texts = ["README.md", "CHANGELOG.md", "docs/architecture.md", "docs/failure-modes.md", REFERENCE];
+    let texts = [
+        "README.md",
+        "CHANGELOG.md",
+        "charts/es-index-merge/README.md",
+        "docs/architecture.md",
+        "docs/failure-modes.md",
+        "docs/gitops.md",
+        "docs/security.md",
+        REFERENCE,
+    ];
     for file in texts {
         let text = fs::read_to_string(in_repository(file)).unwrap();
         let folder = in_repository(file).parent().unwrap().to_owned();
