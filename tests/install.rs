@@ -10,6 +10,8 @@ use std::{
     io::Write,
     path::PathBuf,
     process::{Command, Output, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use serde::Deserialize;
@@ -157,6 +159,13 @@ fn rules(documents: &[Value], kind: &str, suffix: &str) -> Vec<Value> {
     named.map(|role| role["rules"].clone()).collect()
 }
 
+/// The roles of Kubernetes of which this one becomes a part.
+fn aggregated_to(role: &Value) -> BTreeSet<String> {
+    let labels = role["metadata"]["labels"].as_object().into_iter().flat_map(|labels| labels.keys());
+    let names = labels.filter_map(|label| label.strip_prefix("rbac.authorization.k8s.io/aggregate-to-"));
+    names.map(str::to_owned).collect()
+}
+
 #[test]
 fn the_copies_of_the_definition_are_the_generated_one() {
     let generated = read(DEFINITION);
@@ -236,6 +245,15 @@ fn chart_and_plain_manifests_give_the_same_rights_to_the_same_pod() {
         assert_eq!(of_chart.len(), 1, "{kind}");
         assert_eq!(of_chart, rules(&plain, kind, suffix), "{kind}");
     }
+    for suffix in ["-view", "-edit"] {
+        let of_chart = rules(&chart, "ClusterRole", suffix);
+        assert_eq!(of_chart.len(), 1, "{suffix}");
+        assert_eq!(of_chart, rules(&plain, "ClusterRole", suffix), "{suffix}");
+    }
+    let for_people = |documents: &[Value]| -> BTreeSet<BTreeSet<String>> {
+        of_kind(documents, "ClusterRole").into_iter().map(aggregated_to).collect()
+    };
+    assert_eq!(for_people(&chart), for_people(&plain));
     for kind in ["ClusterRoleBinding", "RoleBinding"] {
         for part in ["subjects", "roleRef"] {
             assert_eq!(one(&chart, kind)[part], one(&plain, kind)[part], "{kind}");
@@ -247,9 +265,12 @@ fn chart_and_plain_manifests_give_the_same_rights_to_the_same_pod() {
 
 #[test]
 fn with_named_namespaces_no_right_holds_anywhere_else() {
-    let everywhere = rules(&chart("es", "own", &[]), "ClusterRole", "");
+    let everywhere = rules(&chart("es", "own", &[]), "ClusterRole", "es-index-merge");
     let named = chart("es", "own", &["watchNamespaces={a,b,a}"]);
-    assert!(of_kind(&named, "ClusterRole").is_empty() && of_kind(&named, "ClusterRoleBinding").is_empty());
+    assert!(of_kind(&named, "ClusterRole").into_iter().all(|role| !aggregated_to(role).is_empty()));
+    assert!(of_kind(&named, "ClusterRoleBinding").is_empty());
+    let bare = chart("es", "own", &["watchNamespaces={a,b}", "rbac.aggregateRoles=false"]);
+    assert!(of_kind(&bare, "ClusterRole").is_empty());
     let roles = of_kind(&named, "Role");
     for namespace in ["a", "b"] {
         let here: Vec<_> = roles.iter().filter(|role| role["metadata"]["namespace"] == namespace).collect();
@@ -395,4 +416,44 @@ fn the_account_of_the_controller_has_no_right_that_it_does_not_use() {
         "spec": deployment["spec"]["template"]["spec"],
     });
     accepted_in_a_dry_run(&[pod]);
+}
+
+#[test]
+fn people_with_the_roles_of_kubernetes_see_and_make_merges() {
+    install_definition();
+    let namespace = Namespace::new();
+    let mut documents = chart("es", &namespace.0, &[&format!("fullnameOverride={}", namespace.0)]);
+    documents.retain(|document| !aggregated_to(document).is_empty());
+    assert_eq!(documents.len(), 2);
+    let roles = ["view", "edit", "admin"];
+    let person = |role: &str| format!("{role}-{}", namespace.0);
+    documents.extend(roles.map(|role| {
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": {"name": role, "namespace": namespace.0},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": person(role)}],
+        })
+    }));
+    let _applied = Applied::new(documents);
+
+    for role in roles {
+        let mut expected = vec!["get", "list", "watch"];
+        if role != "view" {
+            expected.extend(["create", "update", "patch", "delete"]);
+        }
+        let expected: BTreeSet<String> =
+            expected.into_iter().map(|verb| format!("{verb} indexmerge.dev/esindexmerges")).collect();
+        // A controller of Kubernetes puts the roles together, a moment later.
+        let begun = Instant::now();
+        loop {
+            let mut found = rights(&person(role), &namespace.0);
+            found.retain(|right| right.contains("indexmerge.dev"));
+            if found == expected {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "{role}: {found:?}");
+            sleep(Duration::from_millis(200));
+        }
+    }
 }
