@@ -214,6 +214,12 @@ fn the_api_server_accepts_the_chart() {
         "topologySpreadConstraints[0].maxSkew=1",
         "topologySpreadConstraints[0].topologyKey=zone",
         "topologySpreadConstraints[0].whenUnsatisfiable=ScheduleAnyway",
+        "extraEnv[0].name=TZ",
+        "extraEnv[0].value=Europe/Paris",
+        "extraVolumes[0].name=authorities",
+        "extraVolumes[0].configMap.name=authorities",
+        "extraVolumeMounts[0].name=authorities",
+        "extraVolumeMounts[0].mountPath=/etc/ssl/certs",
         "podAnnotations.a=b",
         "podLabels.a=b",
         "serviceAccount.annotations.a=b",
@@ -291,6 +297,8 @@ fn values_that_mean_nothing_are_refused_with_their_name() {
         ("log.format=xml", "log"),
         ("image.digest=latest", "digest"),
         ("serviceMonitor.intervall=1m", "intervall"),
+        ("extraEnv[0].name=RUST_LOG", "extraEnv"),
+        ("extraVolumeMounts[0].name=authorities", "mountPath"),
         ("nonsense=1", "nonsense"),
     ] {
         let refused = helm("es", "ns", &[value]).expect_err(value);
