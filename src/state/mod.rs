@@ -20,6 +20,7 @@
 mod checkpoint;
 mod deletion;
 mod error;
+mod fold;
 pub mod invariants;
 mod lease;
 mod merges;

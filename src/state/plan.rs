@@ -7,9 +7,12 @@ use std::collections::BTreeMap;
 
 use sqlx::PgConnection;
 
+use super::fold::fold;
 use super::invariants::cut;
 use super::{MergeId, Result, SourceId, State, StateError, UnitKind};
 
+/// Units that are done are folded at each such pass.
+const FOLD_EVERY: i32 = 16;
 const DOING: &str = "planning units";
 
 /// Units are inserted in groups of this size, which bounds the size of a statement (about 1 MB).
@@ -111,6 +114,9 @@ impl State {
         let mut transaction = self.pool.begin().await.map_err(&during)?;
         if lock_pass(&mut transaction, merge).await? != seen {
             return Ok(None);
+        }
+        if seen % FOLD_EVERY == FOLD_EVERY - 1 {
+            fold(&mut transaction, merge).await?;
         }
         let made = plan_locked(&mut transaction, merge, UnitKind::Copy, seen + 1, &by_shard, split).await?;
         if made > 0 {

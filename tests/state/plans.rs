@@ -1,4 +1,8 @@
-use es_index_merge::state::{Category, NewSource, QuarantineFilter, ShardTarget, SourceState, UnitKind};
+use std::collections::BTreeMap;
+
+use es_index_merge::state::{
+    Category, NewSource, QuarantineFilter, ShardTarget, SourceCuts, SourceState, UnitKind,
+};
 
 use crate::fixture::{Fixture, LEASE, SCHEMA, advance, claimed, quarantined, source, target};
 
@@ -21,6 +25,30 @@ async fn planning_the_same_again_makes_nothing() {
         shards.iter().map(|row| (row.copy_planned_to, row.verify_planned_to)).collect::<Vec<_>>(),
         [(260, 260), (5, 0)]
     );
+}
+
+#[tokio::test]
+async fn units_that_are_done_become_one_and_nothing_that_they_say_is_lost() {
+    let fixture = Fixture::new().await;
+    let source = fixture.sources([1]).await[0];
+    for pass in 0..80 {
+        let end = target(source, 10 * i64::from(pass + 1));
+        let planned = fixture.state.plan_pass(fixture.merge, pass, &[end], 1_000).await.unwrap();
+        assert_eq!(planned, Some(1));
+        let unit = fixture.lease("w").await.remove(0);
+        let bad = [quarantined(&unit, unit.from + 3)];
+        let bad = if pass % 35 == 0 { &bad[..] } else { &[] };
+        let cuts = [SourceCuts { unit: unit.id, source, cuts: BTreeMap::from([("name".to_owned(), 2)]) }];
+        let done = fixture.state.checkpoint(fixture.merge, &[advance(&unit, 10)], bad, &cuts).await.unwrap();
+        assert!(done.contains(&unit.id));
+    }
+    let totals = fixture.state.totals(fixture.merge).await.unwrap().copy;
+    assert_eq!((totals.units, totals.units_done), (2, 2), "and one of the last pass");
+    assert_eq!((totals.positions_total, totals.positions_done, totals.counts.documents), (800, 800, 800));
+    let kept = fixture.state.quarantine_list(fixture.merge, &QuarantineFilter::default()).await.unwrap();
+    assert_eq!(kept.iter().map(|row| row.seq_no).collect::<Vec<_>>(), [3, 353, 703]);
+    let sources = fixture.state.sources(fixture.merge).await.unwrap();
+    assert_eq!(sources[0].cuts, BTreeMap::from([("name".to_owned(), 160)]));
 }
 
 #[tokio::test]
