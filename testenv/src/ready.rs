@@ -1,24 +1,33 @@
 //! What starting a part needs: free ports, passwords, and waiting until it answers.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::places;
 use crate::process::Process;
 
 /// Between two questions whether a part is ready.
 const INTERVAL: Duration = Duration::from_millis(150);
 
 /// A free port of 127.0.0.1, chosen at random below the range from which the kernel takes ports for outgoing
-/// connections, so that nothing takes it before the part does.
+/// connections, so that nothing takes it before the part does; no other process that starts parts gets it, as long as
+/// this one lives.
 pub fn free_port() -> Result<u16> {
+    static RESERVED: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let folder = places::cache()?.join("ports");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for _ in 0..200 {
         let random: [u8; 2] = random()?;
         let port = 20_000 + u16::from_ne_bytes(random) % 10_000;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        let path = folder.join(port.to_string());
+        let lock = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        if lock.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            RESERVED.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
             return Ok(port);
         }
     }
