@@ -6,7 +6,7 @@
 //! length of a step), so that none undoes what another did to settings and blocks; the others' workers help.
 
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify};
@@ -26,7 +26,7 @@ use super::worker::WorkerPool;
 use crate::chunk::Transform;
 use crate::collections::Collections;
 use crate::elastic::Cluster;
-use crate::state::{Claim, MergeId, MergeRow, NewMerge, State};
+use crate::state::{Claim, Login, MergeId, MergeRow, NewMerge, State};
 
 /// How long `stop` waits for workers to reach a checkpoint.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -110,6 +110,21 @@ impl Engine {
     /// [`Engine::connect`], then [`Connected::claim`].
     pub async fn open(merge: ValidMerge, secrets: Secrets, worker: String) -> Result<Engine, MergeError> {
         Engine::connect(merge, secrets, worker).await?.claim().await
+    }
+
+    /// Releases a merge that is complete, which holds nothing but its claim: nothing on a server is to be put back, and
+    /// the servers may be gone by then. False if it is not complete, or there is none.
+    pub async fn release_complete(merge: &ValidMerge, state: &Login) -> Result<bool, MergeError> {
+        let state = State::connect(state, &merge.state_schema).await?;
+        let row = state.merge_of(&merge.owner, &merge.identity()).await?;
+        let is_complete = |row: &MergeRow| {
+            row.phase == Phase::Completed.as_str()
+                && row.released_at.is_none()
+                && row.destination_index == merge.destination.index.as_str()
+        };
+        let Some(row) = row.filter(is_complete) else { return Ok(false) };
+        state.release(row.id).await?;
+        Ok(true)
     }
 
     async fn begin(connected: Connected, row: &MergeRow) -> Result<Engine, MergeError> {
@@ -215,12 +230,18 @@ impl Engine {
 
     /// Renews the lease of the step; resolves when somebody else has it.
     async fn lose_step(&self) {
+        let mut renewed = Instant::now();
         loop {
             tokio::time::sleep(STEP_RENEWAL).await;
+            let asked = Instant::now();
             match self.state.keep_step(self.id, &self.process, STEP_LEASE).await {
-                Ok(true) => {}
+                Ok(true) => renewed = asked,
                 Ok(false) => return,
-                // While Postgres does not answer, nobody else can take it either.
+                // Postgres may answer others.
+                Err(error) if renewed.elapsed() >= STEP_LEASE => {
+                    tracing::info!(%error, "the lease of a step ran out");
+                    return;
+                }
                 Err(error) => tracing::debug!(%error, "the lease of a step could not be renewed"),
             }
         }

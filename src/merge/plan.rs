@@ -170,6 +170,9 @@ pub fn help(spec: &ValidMerge, seen: &Observation) -> Plan {
 /// Nothing is held while suspended: an attempt to cut over is given up, so that writers are served again.
 fn suspend(seen: &Observation) -> Plan {
     let mut actions = vec![Action::RestWorkers];
+    if seen.phase != Phase::CuttingOver && seen.blocked_sources > 0 {
+        actions.push(Action::UnblockSources);
+    }
     if seen.phase == Phase::CuttingOver {
         actions.push(Action::AbandonCutover("the merge was suspended".to_owned()));
         actions.push(Action::Enter(Phase::Synced));
@@ -226,6 +229,10 @@ fn synced(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     if seen.blocked_sources > 0 {
         // Left by a process that was stopped in the middle of an attempt and went on after it was given up.
         return go(vec![Action::UnblockSources]);
+    }
+    if !seen.destination.settled {
+        // It was set back to a state of the load.
+        return go(vec![Action::Enter(Phase::Indexing)]);
     }
     let lag = seen.lag(now);
     // Further away than any pause: the clock was set back since.
@@ -300,6 +307,12 @@ fn cutting_over(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
             reason.push_str(unavailable);
         }
         return go(vec![Action::RestWorkers, Action::AbandonCutover(reason), Action::Enter(Phase::Synced)]);
+    }
+    if !seen.destination.settled {
+        let reason =
+            "the destination was set back to a state of its load, and has to be made fit for service again";
+        let abandon = Action::AbandonCutover(reason.to_owned());
+        return go(vec![Action::RestWorkers, abandon, Action::Enter(Phase::Synced)]);
     }
     if !cutover.blocked && spec.cutover.source_writes == SourceWrites::Block {
         return go(vec![Action::ResolveSources, Action::BlockSources]);

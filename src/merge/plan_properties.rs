@@ -129,7 +129,7 @@ fn may_follow(from: Phase, to: Phase) -> bool {
             | (Copying, Indexing)
             | (Indexing, Verifying)
             | (Verifying | Failed, Synced)
-            | (Synced, CuttingOver)
+            | (Synced, CuttingOver | Indexing)
             | (CuttingOver, Synced | Failed | Completed)
     )
 }

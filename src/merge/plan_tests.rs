@@ -260,6 +260,7 @@ fn a_merge_that_cannot_catch_up_says_so_and_one_whose_cutover_is_held_does_not()
         let mut world = World::new(GraphMemo::Direct, 0, true);
         world.spec.cutover.hold = hold;
         world.seen.phase = Phase::Synced;
+        world.seen.destination.settled = true;
         world.seen.copy.open = 1;
         world.seen.pass_taken_at = Some(world.now);
         let held = hold.then_some("CutoverHeld");

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use chaos::merge::Tuning;
 use demo::cluster::Cluster;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::stage::{PATIENCE, Stage};
+use crate::stage::{PATIENCE, Stage, slow};
 
 const REPOSITORY: &str = "/_snapshot/shelf";
 
@@ -62,6 +62,30 @@ async fn a_source_that_is_restored_from_a_snapshot_is_read_anew() {
     assert!(source.delete_index(&index).await.expect("an answer"));
     set_back(source, &index).await;
     scene.let_go(&program);
+    scene.ends_well(&program).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_is_set_back_to_its_load_is_made_fit_for_service_again() {
+    let stage = Stage::take().await;
+    let scene = stage.scene().await;
+    let destination = &scene.merge.destination_client;
+    let program = scene.run(&Tuning { hold: true, ..slow() });
+    scene.reaches(&["Copying"]).await;
+    keep(destination, &scene.merge.index).await;
+    scene.reaches(&["Synced"]).await;
+    let path = format!("/{}", scene.merge.index);
+    destination.post_empty(&format!("{path}/_close")).await.expect("closed");
+    set_back(destination, &scene.merge.index).await;
+    let options = "/mappings/properties/embedding/index_options/type";
+    let is_now = |index: &Value| index[&scene.merge.index].pointer(options).cloned();
+    assert_eq!(is_now(&destination.get(&path).await.expect("the index")), Some(json!("flat")));
+    scene.let_go(&program);
+    scene.reaches(&["Completed"]).await;
+    let index = destination.get(&path).await.expect("the index");
+    assert_eq!(is_now(&index), Some(json!("int8_hnsw")), "{index}");
+    let settings = &index[&scene.merge.index]["settings"]["index"];
+    assert_eq!(settings["refresh_interval"], Value::Null, "{settings}");
     scene.ends_well(&program).await;
 }
 

@@ -105,6 +105,34 @@ async fn one_that_is_suspended_serves_writers_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_after_somebody_lifted_the_block_is_not_lost() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = with_late_chunks(&scene).await;
+    let session = Session::start(&crawling(&scene, 10, "5m")).await;
+    let planned = "SELECT (memo->'cutover'->>'last_pass_planned')::bool FROM es_index_merge.merge";
+    scene
+        .wait_for("the last pass", async || {
+            let planned: bool = sqlx::query_scalar(planned).fetch_one(&scene.pool).await.unwrap();
+            planned.then_some(())
+        })
+        .await;
+    let source = &scene.source_cluster;
+    source.put(&format!("/{}/_settings", shelf.index), &json!({"index.blocks.write": null})).await.unwrap();
+    // As many chunks as before.
+    let found = source.get(&format!("/{}/_search?size=1", shelf.index)).await.unwrap();
+    let hit = &found["hits"]["hits"][0];
+    let mut chunk = hit["_source"].clone();
+    chunk["content"] = json!("written after it");
+    let path = format!("/{}/_doc/{}?refresh=true", shelf.index, hit["_id"].as_str().unwrap());
+    source.put(&path, &chunk).await.unwrap();
+    let run = session.end().await;
+    assert!(run.success && run.output.contains("one more last pass"), "{run:?}");
+    let verdict = scene.check(DIMENSIONS).await;
+    assert!(verdict.is_good(), "{verdict}");
+    assert!(is_blocked(&scene, &shelf.index).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_alias_that_cannot_be_set_keeps_no_writer_waiting() {
     let scene = Scene::new(Flavor::V8, Flavor::V9).await;
     let shelf = with_late_chunks(&scene).await;

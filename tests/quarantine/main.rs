@@ -126,6 +126,29 @@ async fn a_chunk_whose_id_cannot_be_stored_as_it_is_stays_in_quarantine() {
     assert!(run.success, "{run:?}");
 }
 
+/// Its key was deleted in the destination in the same pass in which the other chunk was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collision_that_is_mended_while_nobody_writes_goes_over_at_the_cutover() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let hand = Hand::new(&scene).await;
+    let collection = hand.collection(0, 1).await;
+    hand.put(collection, "other", "x", &chunk(collection, 2, "other")).await;
+    hand.put(collection, "first", "x", &chunk(collection, 1, "first")).await;
+    hand.put(collection, "second", "x", &chunk(collection, 1, "second")).await;
+    scene.run_until(&hold(&scene.manifest(8)), "Synced").await;
+    let of_first = (collection, "first".to_owned(), "Collision".to_owned());
+    assert_eq!(hand.quarantined().await, [of_first]);
+    hand.delete(collection, "second", "x").await;
+    // Followed, with nothing in between: the key is away from the destination.
+    let followed = "SELECT bool_or(keys_checked_to < copy_planned_to OR copy_planned_to < 4) AND $1 <> ''
+                    FROM es_index_merge.shard";
+    scene.run_while(&hold(&scene.manifest(8)), followed, "x").await;
+    assert_eq!(hand.contents(collection).await, ["other"]);
+    let run = scene.run(&scene.manifest(8)).await;
+    assert!(run.success, "{run:?}");
+    assert_eq!(hand.contents(collection).await, ["first", "other"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_destination_refuses_or_alters_is_named_and_goes_over_when_it_no_longer_does() {
     let scene = Scene::new(Flavor::V8, Flavor::V9).await;

@@ -1,15 +1,15 @@
 //! The cutover: a transaction over all sources. Either it ends in a verdict, or the blocks that we set (and only
 //! those) come off and it is tried again later.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::sources::index_name;
+use super::sources::{index_name, readable};
 use super::{destination, passes};
-use crate::elastic::IndexName;
+use crate::elastic::{IndexName, PrimaryStats};
 use crate::merge::elapsed;
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
@@ -18,7 +18,7 @@ use crate::merge::observe::{active, parse_memo};
 use crate::merge::phase::Phase;
 use crate::merge::plan::CUTOVER_RETRY_MAX;
 use crate::merge::valid::{SourceWrites, ValidMerge};
-use crate::state::{SourceId, SourceRow};
+use crate::state::{ShardRow, SourceId, SourceRow, SourceState};
 
 /// The pause before the second attempt; doubled at each further one, at most [`CUTOVER_RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_secs(30);
@@ -138,6 +138,41 @@ pub(super) async fn covers_every_source(engine: &Engine) -> Result<bool, MergeEr
     Ok(newcomers == 0 && memo.unavailable().is_none())
 }
 
+/// Whether every source still refuses writes and ends where its last pass ended. A block may have been lifted, by
+/// somebody or by a process that was stopped while it gave an earlier attempt up; an index may have been set back, or
+/// closed and opened, between two looks. The last pass is made again then, as nothing may come after it.
+pub(super) async fn still_stands(engine: &Engine) -> Result<bool, MergeError> {
+    let stored = engine.state.sources(engine.id).await?;
+    let rows = engine.state.shards(engine.id).await?;
+    let copied: BTreeMap<(SourceId, i32), &ShardRow> =
+        rows.iter().map(|row| ((row.source, row.shard), row)).collect();
+    let with_index = |source| Ok::<_, MergeError>((index_name(source)?, source));
+    let sources: Vec<(IndexName, &SourceRow)> = active(&stored).map(with_index).collect::<Result<_, _>>()?;
+    let names: Vec<IndexName> = sources.iter().map(|(name, _)| name.clone()).collect();
+    // The blocks first: what is refused from then on cannot change the logs that are looked at after it.
+    let blocks = engine.source.write_blocks(&names).await.map_err(MergeError::Source)?;
+    let (stats, _) = readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?);
+    let stands = |name: &IndexName, source: &SourceRow| {
+        let is_whole = |shard: &PrimaryStats| {
+            shard.index_uuid.0 == source.index_uuid
+                && passes::is_copied_whole(copied.get(&(source.id, shard.shard)).copied(), shard)
+        };
+        blocks.get(name) == Some(&true) && stats.get(name).is_some_and(|shards| shards.iter().all(is_whole))
+    };
+    let Some((changed, _)) = sources.iter().find(|(name, source)| !stands(name, source)) else {
+        return Ok(true);
+    };
+    tracing::warn!(index = %changed, "a source changed although writes were refused: one more last pass");
+    engine
+        .edit_memo(|memo| {
+            memo.cutover.blocked = false;
+            memo.cutover.last_pass_planned = false;
+            memo.cutover.rechecked = Rechecked::Nothing;
+        })
+        .await?;
+    Ok(false)
+}
+
 /// Ends the attempt without a verdict that stands; the next one waits a little longer.
 pub(super) async fn abandon(engine: &Engine, reason: &str, now: Timestamp) -> Result<(), MergeError> {
     tracing::warn!(reason, "the cutover is given up for now");
@@ -162,8 +197,13 @@ pub(super) async fn abandon(engine: &Engine, reason: &str, now: Timestamp) -> Re
 
 /// Lifts the blocks that we set.
 pub(super) async fn unblock(engine: &Engine) -> Result<(), MergeError> {
+    unblock_those(engine, |_| true).await
+}
+
+async fn unblock_those(engine: &Engine, meant: impl Fn(&SourceRow) -> bool) -> Result<(), MergeError> {
     let stored = engine.state.sources(engine.id).await?;
-    let ours: Vec<&SourceRow> = stored.iter().filter(|source| source.blocked_by_us).collect();
+    let ours: Vec<&SourceRow> =
+        stored.iter().filter(|source| source.blocked_by_us && meant(source)).collect();
     let names = ours.iter().map(|source| index_name(source)).collect::<Result<Vec<_>, _>>()?;
     engine.source.unblock_writes(&names).await.map_err(MergeError::Source)?;
     let ids: Vec<SourceId> = ours.iter().map(|source| source.id).collect();
@@ -190,6 +230,8 @@ pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -
         return Err(MergeError::Destination(error));
     }
     destination::put_everything_back(engine).await?;
+    // What was taken out of the merge while the cutover was under way moves nowhere.
+    unblock_those(engine, |source| source.state != SourceState::Active).await?;
     let memo = parse_memo(&engine.merge_row().await?)?;
     let refused = memo.cutover.blocked_at.map(|blocked_at| elapsed(blocked_at, now).as_secs_f64());
     engine.edit_memo(|memo| memo.writes_refused_seconds = refused).await.map(drop)

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::writer_alias;
 use crate::chunk::{IndexSpec, differences, index_body};
-use crate::elastic::{ErrorCategory, Version};
+use crate::elastic::{ErrorCategory, IndexInfo, Version};
 use crate::merge::engine::Engine;
 use crate::merge::error::{MergeCategory, MergeError, Problem};
 use crate::merge::memo::{DestinationMemo, GraphMemo, Memo};
@@ -124,12 +124,8 @@ async fn remember(engine: &Engine, wanted: &IndexSpec, created: bool) -> Result<
     if created {
         put_back.insert("index.number_of_replicas".to_owned(), json!(wanted.replicas));
     }
-    let is_flat = info
-        .mapping
-        .pointer("/properties/embedding/index_options/type")
-        .and_then(Value::as_str)
-        .is_some_and(|kind| kind == FLAT);
-    let graph = if is_flat && wanted.load_options.is_some() { GraphMemo::Loading } else { GraphMemo::Direct };
+    let defers = has_flat_vectors(info) && wanted.load_options.is_some();
+    let graph = if defers { GraphMemo::Loading } else { GraphMemo::Direct };
     engine
         .edit_memo(|memo| {
             memo.destination = Some(DestinationMemo {
@@ -168,18 +164,48 @@ pub(super) async fn still_holds_what_was_written(engine: &Engine) -> Result<bool
         return Ok(true);
     }
     let known = !destination.histories.is_empty();
+    let mut loads = Load::default();
     if known {
         tracing::warn!("the destination was set back to an older state: everything is compared again");
         engine.state.verify_again(engine.id).await?;
+        loads = Load::of(engine).await?;
     }
     engine
         .edit_memo(|memo| {
             if let Some(destination) = &mut memo.destination {
                 destination.histories = now;
+                destination.settled &= !loads.has_settings;
+            }
+            if loads.has_flat_vectors && memo.graph == GraphMemo::Built {
+                memo.graph = GraphMemo::Loading;
             }
         })
         .await?;
     Ok(!known)
+}
+
+/// What the destination has of its load, though it was fit for service before.
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    has_settings: bool,
+    has_flat_vectors: bool,
+}
+
+impl Load {
+    async fn of(engine: &Engine) -> Result<Load, MergeError> {
+        let name = &engine.merge.destination.index;
+        let described =
+            engine.destination.describe(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
+        let info = described.get(name).ok_or_else(|| lost(engine))?;
+        let has_flat_vectors = has_flat_vectors(info);
+        let refreshes_never = info.settings.get("index.refresh_interval").is_some_and(|every| every == "-1");
+        Ok(Load { has_settings: refreshes_never || has_flat_vectors, has_flat_vectors })
+    }
+}
+
+fn has_flat_vectors(info: &IndexInfo) -> bool {
+    let kind = info.mapping.pointer("/properties/embedding/index_options/type");
+    kind.and_then(Value::as_str) == Some(FLAT)
 }
 
 /// Settings under which an index loads fastest without any risk to acknowledged writes: the translog is synchronous,

@@ -22,7 +22,7 @@ use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::memo::{Rechecked, WithoutIndex};
 use crate::merge::observe::{active, parse_memo};
-use crate::merge::valid::ValidMerge;
+use crate::merge::valid::{SourceWrites, ValidMerge};
 use crate::state::{
     CollectionVerdict, Counts, QuarantineFilter, QuarantinedRow, SourceId, SourceRow, SourceState, storable,
 };
@@ -53,6 +53,9 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge) -> Result<(), 
     stop_workers_writing(engine).await?;
     if has_late_writes(engine, &verdicts).await? {
         return Ok(());
+    }
+    if spec.cutover.source_writes == SourceWrites::Block && !super::cutover::still_stands(engine).await? {
+        return let_workers_write(engine).await;
     }
     engine.state.save_verdicts(engine.id, &verdicts).await?;
     let judged: Vec<i64> = verdicts.iter().map(|verdict| verdict.collection_id).collect();
@@ -285,10 +288,17 @@ pub(super) async fn release_what_lives_no_more(
     concerns: impl Fn(SourceId) -> bool,
 ) -> Result<Vec<QuarantinedRow>, MergeError> {
     let rows = engine.state.quarantine_list(engine.id, &QuarantineFilter::default()).await?;
-    let sources: BTreeMap<i64, &SourceRow> = active(stored).map(|source| (source.id, source)).collect();
-    let (looked_at, mut left): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| concerns(row.source));
-    let (known, mut dead): (Vec<_>, Vec<_>) =
-        looked_at.into_iter().partition(|row| sources.contains_key(&row.source));
+    let sources: BTreeMap<i64, &SourceRow> = stored.iter().map(|source| (source.id, source)).collect();
+    let (mut left, mut dead, mut known) = (Vec::new(), Vec::new(), Vec::new());
+    for row in rows {
+        match sources.get(&row.source).map(|source| source.state) {
+            _ if !concerns(row.source) => left.push(row),
+            Some(SourceState::Active) => known.push(row),
+            // Nobody knows as long as its index cannot be read.
+            Some(SourceState::Waiting) => left.push(row),
+            Some(SourceState::Gone | SourceState::Purged) | None => dead.push(row),
+        }
+    }
     for part in known.chunks(RECHECK) {
         let mut requests = Vec::with_capacity(part.len());
         for row in part {

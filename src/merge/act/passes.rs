@@ -120,6 +120,14 @@ fn by_index(stored: &[SourceRow]) -> Result<BTreeMap<IndexName, &SourceRow>, Mer
     active(stored).map(|source| Ok((index_name(source)?, source))).collect()
 }
 
+/// Whether the log of a shard is the one that was copied, and ends where its copy ends. A shard that never had an
+/// operation was never planned.
+pub(super) fn is_copied_whole(copied: Option<&ShardRow>, now: &PrimaryStats) -> bool {
+    let is_same = copied.is_none_or(|copied| copied.history_uuid == now.history_uuid);
+    let end = copied.map_or(0, |copied| copied.copy_planned_to);
+    is_same && is_drained(now) && now.max_seq_no + 1 == end
+}
+
 fn is_drained(shard: &PrimaryStats) -> bool {
     shard.max_seq_no == shard.local_checkpoint && shard.max_seq_no == shard.global_checkpoint
 }

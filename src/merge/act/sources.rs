@@ -217,29 +217,38 @@ async fn retire(
     for source in lost {
         if !spec.wants(source.collection_id) {
             tracing::info!(collection = source.collection_id, "a source is no longer asked for");
-            engine.state.abandon_units(source.id).await?;
+            give_up(engine, source.id).await?;
             keys::purge(engine, source).await?;
             engine.state.set_source_state(&[source.id], SourceState::Purged).await?;
             continue;
         }
         let why = matched.without_index.get(&source.collection_id);
-        if why.is_some_and(|why| why.reason.is_unreadable()) {
-            engine.state.set_source_state(&[source.id], SourceState::Waiting).await?;
-            continue;
-        }
-        if known.contains(&source.collection_id) && still_there(engine, source).await? {
-            // Not in the list, but there when asked by name: our rights may have changed. Nothing is purged.
-            engine.state.set_source_state(&[source.id], SourceState::Waiting).await?;
+        // Or not in the list, but there when asked by name: our rights may have changed. Nothing is purged.
+        let is_there = why.is_some_and(|why| why.reason.is_unreadable())
+            || known.contains(&source.collection_id) && still_there(engine, source).await?;
+        if is_there {
+            // One that was given up stays so, and is walked anew when it can be read.
+            if source.state != SourceState::Gone {
+                engine.state.set_source_state(&[source.id], SourceState::Waiting).await?;
+            }
             continue;
         }
         let replaced = fresh.iter().any(|(collection, _)| *collection == source.collection_id);
         tracing::info!(collection = source.collection_id, replaced, "a source is gone");
-        engine.state.abandon_units(source.id).await?;
+        give_up(engine, source.id).await?;
         if !replaced {
             keys::purge(engine, source).await?;
         }
         engine.state.set_source_state(&[source.id], SourceState::Purged).await?;
     }
+    Ok(())
+}
+
+/// Closes the units of a source. Should it be found again, it is walked anew: that is stored first, as a process may die
+/// on the way.
+async fn give_up(engine: &Engine, source: SourceId) -> Result<(), MergeError> {
+    engine.state.set_source_state(&[source], SourceState::Gone).await?;
+    engine.state.abandon_units(source).await?;
     Ok(())
 }
 
@@ -306,8 +315,8 @@ fn unreadable(info: &IndexInfo) -> Option<&'static str> {
     None
 }
 
+/// Its units stay, and go on when it can be read.
 async fn set_aside(engine: &Engine, source: &SourceRow, reason: &str) -> Result<(), MergeError> {
-    engine.state.abandon_units(source.id).await?;
     engine.state.set_source_state(&[source.id], SourceState::Waiting).await?;
     engine.state.set_attention(engine.id, source.collection_id, Some(reason)).await?;
     Ok(())

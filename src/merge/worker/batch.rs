@@ -13,7 +13,9 @@ use super::{HEARTBEAT, LEASE, Shared, copy, verify};
 use crate::elastic::{ElasticError, ErrorCategory, Page, ReadLane, SeqNo, WindowRequest};
 use crate::merge::error::MergeError;
 use crate::merge::stored_index;
-use crate::state::{Advance, Counts, LeasedUnit, Quarantined, SourceCuts, State, UnitId, UnitKind};
+use crate::state::{
+    Advance, Counts, LeasedUnit, Quarantined, SourceCuts, SourceState, State, UnitId, UnitKind,
+};
 
 /// The widest window: as many hits as an index returns by default (`index.max_result_window`).
 const MAX_WINDOW: i64 = 10_000;
@@ -240,6 +242,8 @@ impl Batch {
                 collection = unit.collection_id,
                 "the source index is gone; resolved again at the next pass"
             );
+            // Should it be there after all, it is walked anew.
+            state.set_source_state(&[unit.source], SourceState::Gone).await?;
             state.abandon_units(unit.source).await?;
         } else {
             tracing::warn!(collection = unit.collection_id, %error, "a window could not be read");
