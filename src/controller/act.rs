@@ -3,16 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     reconcile::{Context, Intent, ReconcileError, Seen},
-    registry::Key,
+    registry::{Key, Present},
     report::{Failure, Outcome},
     secrets::NamespaceSecrets,
     write,
 };
-use crate::merge::{Connected, Engine, MergeCategory, Next, Phase, UNITS_FAILING, ValidMerge, secrets};
+use crate::merge::{
+    Connected, Engine, MergeCategory, Next, Phase, Report, UNITS_FAILING, ValidMerge, secrets,
+};
 
 /// Connecting to two clusters and two databases, with every check.
 const OPEN: Duration = Duration::from_mins(2);
@@ -20,8 +22,6 @@ const OPEN: Duration = Duration::from_mins(2);
 const STEP: Duration = Duration::from_mins(5);
 /// Putting back and releasing.
 const DISMANTLE: Duration = Duration::from_mins(2);
-/// How often secrets are compared with those in use.
-const SECRETS_EVERY: Duration = Duration::from_secs(30);
 /// Nobody stays connected for a longer wait than this: sources are retained for days before they are deleted.
 const IDLE: Duration = Duration::from_mins(5);
 /// How long a deletion waits for servers that cannot be reached.
@@ -56,43 +56,54 @@ async fn work(
     now: Timestamp,
 ) -> Result<Outcome, ReconcileError> {
     let engine = match reach(context, seen, merge, now).await {
-        Ok(Reached::Running(engine)) => Ok(engine),
+        Ok(Reached::Running { engine, hindrance }) => Ok((engine, hindrance)),
         Ok(Reached::Connected(opening)) => {
             // Intent before effect: from the claim on there is something to release, also for another process.
             if !seen.finalized {
                 write::add_finalizer(&context.client, seen).await?;
                 context.registry.has_finalized(&seen.uid, &seen.named);
             }
-            claim(context, seen, *opening, now).await
+            claim(context, seen, *opening, now).await.map(|engine| (engine, None))
         }
         Err(failure) => Err(failure),
     };
-    let engine = match engine {
-        Ok(engine) => engine,
+    let (engine, hindrance) = match engine {
+        Ok(reached) => reached,
         Err(failure) => return Ok(Outcome::Failed(failure)),
     };
-    let report = match tokio::time::timeout(STEP, engine.step(now)).await {
-        Ok(Ok(report)) => report,
+    let failure = match tokio::time::timeout(STEP, engine.step(now)).await {
+        Ok(Ok(report)) => return Ok(stepped(context, seen, report, hindrance).await),
         Ok(Err(error)) => {
             context.registry.suspect_secrets(&seen.uid);
-            return Ok(Outcome::Failed(Failure::from(&error)));
+            Failure::from(&error)
         }
-        Err(_) => return Ok(Outcome::Failed(timed_out("a step of the merge", STEP))),
+        Err(_) => timed_out("a step of the merge", STEP),
     };
+    // What is wrong with the secrets comes first: it may be why the step failed.
+    Ok(Outcome::Failed(hindrance.unwrap_or(failure)))
+}
+
+/// After a step: an engine that is not needed for some time is stopped.
+async fn stepped(context: &Context, seen: &Seen, report: Report, hindrance: Option<Failure>) -> Outcome {
     if report.waiting.as_ref().is_some_and(|waiting| waiting.reason == UNITS_FAILING) {
         context.registry.suspect_secrets(&seen.uid);
     }
     let is_idle = matches!(report.next, Next::After(wait) if wait > IDLE);
-    if report.next == Next::Settled || report.phase == Phase::Suspended || is_idle {
+    let rests = report.next == Next::Settled || report.phase == Phase::Suspended || is_idle;
+    if rests {
         context.registry.stop(&seen.uid).await;
     }
-    Ok(Outcome::Stepped(Box::new(report)))
+    match hindrance {
+        Some(failure) if !rests => Outcome::Hindered(Box::new(report), failure),
+        // Secrets that nothing needs now are looked at when something does.
+        Some(_) | None => Outcome::Stepped(Box::new(report)),
+    }
 }
 
 /// A way to a resource's merge.
 enum Reached {
-    /// An engine that runs and still fits.
-    Running(Arc<Engine>),
+    /// An engine that runs, and why it does not have the present secrets, if it does not.
+    Running { engine: Arc<Engine>, hindrance: Option<Failure> },
     /// Connections for a new one; nothing is claimed yet.
     Connected(Box<Opening>),
 }
@@ -111,13 +122,12 @@ async fn reach(
     merge: ValidMerge,
     now: Timestamp,
 ) -> Result<Reached, Failure> {
-    let running = context.registry.running(&seen.uid);
-    if let Some((engine, key, secrets_seen)) = &running
+    let running = context.registry.running(&seen.uid, now);
+    if let Some(Present { engine, key, hindrance, secrets_are_due: false }) = &running
         && key.fits(&merge)
-        && now.duration_since(*secrets_seen).unsigned_abs() < SECRETS_EVERY
     {
         context.registry.retune(&seen.uid, &merge);
-        return Ok(Reached::Running(Arc::clone(engine)));
+        return Ok(Reached::Running { engine: Arc::clone(engine), hindrance: hindrance.clone() });
     }
     let spec = seen.spec.as_ref().map_err(|invalid| Failure {
         category: "Malformed",
@@ -127,29 +137,63 @@ async fn reach(
     let source = NamespaceSecrets::new(context.client.clone(), &seen.named.namespace);
     let secrets = match secrets::resolve(spec, &source).await {
         Ok(secrets) => secrets,
-        // What runs goes on with the secrets it has; the status says what is wrong with the new ones.
-        Err(error) => return Err(Failure::from(&error)),
+        Err(error) => return go_on(context, seen, &merge, running, Failure::from(&error), now),
     };
     let key = Key::new(&merge, secrets.fingerprint());
-    if let Some((engine, running_key, _)) = running
-        && running_key == key
+    if let Some(present) = &running
+        && present.key == key
     {
         context.registry.secrets_are_the_same(&seen.uid, now);
         context.registry.retune(&seen.uid, &merge);
-        return Ok(Reached::Running(engine));
+        return Ok(Reached::Running { engine: Arc::clone(&present.engine), hindrance: None });
     }
-    context.registry.stop(&seen.uid).await;
+    // Where only secrets are other ones, what runs goes on until these are known to work.
+    let running = running.filter(|present| present.key.fits(&merge));
+    if running.is_none() {
+        context.registry.stop(&seen.uid).await;
+    }
     info!(namespace = seen.named.namespace, name = seen.named.name, "connecting");
     let connecting = async {
         let connected = Engine::connect(merge.clone(), secrets, context.worker.clone()).await?;
         connected.check_claim().await?;
         Ok(connected)
     };
-    match tokio::time::timeout(OPEN, connecting).await {
-        Ok(Ok(connected)) => Ok(Reached::Connected(Box::new(Opening { connected, key, merge }))),
-        Ok(Err(error)) => Err(Failure::from(&error)),
-        Err(_) => Err(timed_out("connecting", OPEN)),
+    let failure = match tokio::time::timeout(OPEN, connecting).await {
+        Ok(Ok(connected)) => {
+            context.registry.stop(&seen.uid).await;
+            return Ok(Reached::Connected(Box::new(Opening { connected, key, merge })));
+        }
+        Ok(Err(error)) => Failure::from(&error),
+        Err(_) => timed_out("connecting", OPEN),
+    };
+    go_on(context, seen, &merge, running, failure, now)
+}
+
+/// What runs goes on with the secrets it has; the status says what is wrong with the present ones. Not to step it
+/// would mean that nothing ends a cutover in time, and writers stay refused.
+fn go_on(
+    context: &Context,
+    seen: &Seen,
+    merge: &ValidMerge,
+    running: Option<Present<Engine>>,
+    failure: Failure,
+    now: Timestamp,
+) -> Result<Reached, Failure> {
+    let Some(Present { engine, key, .. }) = running else { return Err(failure) };
+    // Also what no person mends is looked at again: work goes on meanwhile.
+    let failure = Failure { terminal: false, ..failure };
+    warn!(
+        namespace = seen.named.namespace,
+        name = seen.named.name,
+        category = failure.category,
+        why = %failure.message,
+        "the merge goes on with the secrets it has"
+    );
+    context.registry.secrets_cannot_be_taken(&seen.uid, &failure, now);
+    if key.fits(merge) {
+        context.registry.retune(&seen.uid, merge);
     }
+    Ok(Reached::Running { engine, hindrance: Some(failure) })
 }
 
 /// Claims the destination and keeps the engine.
@@ -186,11 +230,11 @@ async fn release(
         return Outcome::Abandoned(format!("deleted by force without cleaning up; {REMAINS}"));
     }
     // An engine that runs needs no secret any more, and those may be gone with their namespace.
-    let running = context.registry.running(&seen.uid).map(|(engine, ..)| engine);
+    let running = context.registry.running(&seen.uid, now).map(|present| present.engine);
     let opened = match (running, merge) {
         (Some(engine), _) => Ok(engine),
         (None, Ok(merge)) => match reach(context, seen, *merge, now).await {
-            Ok(Reached::Running(engine)) => Ok(engine),
+            Ok(Reached::Running { engine, .. }) => Ok(engine),
             Ok(Reached::Connected(opening)) => claim(context, seen, *opening, now).await,
             Err(failure) => Err(failure),
         },

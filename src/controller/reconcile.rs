@@ -71,14 +71,14 @@ pub(super) async fn reconcile(
     // Pure: the resource, what we last said about it, and whether it is going away.
     let seen = Seen::new(&object, &context.registry, now);
     // Pure: what is to be done about it.
-    let intent = decide(&seen, context.registry.running(&seen.uid).is_some());
+    let intent = decide(&seen, context.registry.runs(&seen.uid));
     // Client required: make one step of the merge, or stop it, or clean up after it.
     let outcome = act(&context, &seen, intent, now).await?;
     // Client required: status, events, metrics and finalizer, each only if it changed.
     report(&context, &seen, &outcome, now).await?;
     // Pure: when to look again.
     let action = next(&context.registry, &seen, &outcome, rand::random());
-    let category = if let Outcome::Failed(failure) = &outcome { failure.category } else { "ok" };
+    let category = outcome.failure().map_or("ok", |failure| failure.category);
     context.metrics.reconciled(category, (Timestamp::now().duration_since(now)).unsigned_abs());
     Ok(action)
 }
@@ -234,7 +234,9 @@ async fn report(
             return Ok(());
         }
         Outcome::Nothing => return Ok(()),
-        Outcome::Stepped(report) => write::measure(context, seen, report, &status),
+        Outcome::Stepped(report) | Outcome::Hindered(report, _) => {
+            write::measure(context, seen, report, &status);
+        }
         Outcome::Rested | Outcome::Failed(_) => {}
     }
     if let Outcome::Failed(Failure { category, message, .. }) = outcome {
@@ -261,7 +263,7 @@ fn next(registry: &Registry<Engine>, seen: &Seen, outcome: &Outcome, jitter: f64
             debug!(namespace = seen.named.namespace, name = seen.named.name, ?wait, "retry");
             return Action::requeue(wait);
         }
-        Outcome::Stepped(report) => match report.next {
+        Outcome::Stepped(report) | Outcome::Hindered(report, _) => match report.next {
             Next::Now => Action::requeue(AT_ONCE),
             Next::After(wait) => Action::requeue(wait.max(AT_ONCE)),
             Next::Settled => Action::await_change(),

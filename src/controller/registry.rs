@@ -18,7 +18,7 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use tokio::{sync::broadcast, task::AbortHandle};
 
-use super::backoff;
+use super::{backoff, report::Failure};
 use crate::{
     api::EsIndexMergeStatus,
     merge::{Engine, ValidMerge},
@@ -29,6 +29,9 @@ const WAKE_EVERY: Duration = Duration::from_millis(250);
 
 /// How many wakes may wait for a slow listener.
 const WAKES: usize = 1024;
+
+/// How often secrets are compared with those in use.
+const SECRETS_EVERY: Duration = Duration::from_secs(30);
 
 /// What the registry needs of an engine.
 pub(super) trait Work: Send + Sync + 'static {
@@ -96,7 +99,21 @@ struct Running<E> {
     tuned: ValidMerge,
     /// When the secrets were last compared with the key.
     secrets_seen: Timestamp,
+    /// What was wrong with them then, and how often in a row.
+    hindrance: Option<(Failure, u32)>,
     waker: AbortHandle,
+}
+
+/// An engine that runs, with what is known about its secrets.
+pub(super) struct Present<E> {
+    /// The engine.
+    pub engine: Arc<E>,
+    /// What it was opened with.
+    pub key: Key,
+    /// Why it does not have the present secrets, if it does not.
+    pub hindrance: Option<Failure>,
+    /// Whether the secrets are to be looked at before the next step.
+    pub secrets_are_due: bool,
 }
 
 struct Entry<E> {
@@ -128,11 +145,25 @@ impl<E: Work> Registry<E> {
         self.wake.subscribe()
     }
 
-    /// The engine of `uid`, its key and when its secrets were last looked at.
-    pub(super) fn running(&self, uid: &str) -> Option<(Arc<E>, Key, Timestamp)> {
+    /// The engine of `uid`.
+    pub(super) fn running(&self, uid: &str, now: Timestamp) -> Option<Present<E>> {
         let entries = self.lock();
         let running = entries.get(uid)?.running.as_ref()?;
-        Some((Arc::clone(&running.engine), running.key.clone(), running.secrets_seen))
+        let wait = match &running.hindrance {
+            Some((_, times)) => backoff::delay(*times, 0.0),
+            None => SECRETS_EVERY,
+        };
+        Some(Present {
+            engine: Arc::clone(&running.engine),
+            key: running.key.clone(),
+            hindrance: running.hindrance.as_ref().map(|(failure, _)| failure.clone()),
+            secrets_are_due: now.duration_since(running.secrets_seen).unsigned_abs() >= wait,
+        })
+    }
+
+    /// Whether an engine of `uid` runs.
+    pub(super) fn runs(&self, uid: &str) -> bool {
+        self.lock().get(uid).is_some_and(|entry| entry.running.is_some())
     }
 
     /// Gives the engine of `uid` the live fields of `merge`, if they changed.
@@ -148,14 +179,30 @@ impl<E: Work> Registry<E> {
 
     /// The secrets of `uid` were looked at and are the same.
     pub(super) fn secrets_are_the_same(&self, uid: &str, now: Timestamp) {
-        if let Some(running) = self.lock().get_mut(uid).and_then(|entry| entry.running.as_mut()) {
+        self.change_running(uid, |running| {
             running.secrets_seen = now;
-        }
+            running.hindrance = None;
+        });
     }
 
-    /// The secrets of `uid` are looked at before its next step: it failed, perhaps because they changed.
+    /// The secrets of `uid` were looked at and cannot be taken. They are looked at again after one second, then after
+    /// longer and longer: a password that is refused again and again may lock its user out.
+    pub(super) fn secrets_cannot_be_taken(&self, uid: &str, failure: &Failure, now: Timestamp) {
+        self.change_running(uid, |running| {
+            let times = running.hindrance.as_ref().map_or(0, |(_, times)| *times);
+            running.secrets_seen = now;
+            running.hindrance = Some((failure.clone(), times.saturating_add(1)));
+        });
+    }
+
+    /// The secrets of `uid` are looked at before its next step: it failed, perhaps because they changed. If it is known
+    /// what is wrong with them, that has its own time.
     pub(super) fn suspect_secrets(&self, uid: &str) {
-        self.secrets_are_the_same(uid, Timestamp::UNIX_EPOCH);
+        self.change_running(uid, |running| {
+            if running.hindrance.is_none() {
+                running.secrets_seen = Timestamp::UNIX_EPOCH;
+            }
+        });
     }
 
     /// Keeps an engine that was just opened, and wakes its resource whenever it has progressed.
@@ -171,8 +218,14 @@ impl<E: Work> Registry<E> {
         now: Timestamp,
     ) -> Option<Arc<E>> {
         let waker = tokio::spawn(wake_on_progress(Arc::clone(&engine), named.clone(), self.wake.clone()));
-        let running =
-            Running { engine, key, tuned: merge.clone(), secrets_seen: now, waker: waker.abort_handle() };
+        let running = Running {
+            engine,
+            key,
+            tuned: merge.clone(),
+            secrets_seen: now,
+            hindrance: None,
+            waker: waker.abort_handle(),
+        };
         let before = self.entry(uid, named, |entry| entry.running.replace(running));
         before.map(|before| {
             before.waker.abort();
@@ -260,6 +313,12 @@ impl<E: Work> Registry<E> {
         let entries = self.lock();
         let running = entries.values().filter(|entry| entry.running.is_some()).count();
         (running, entries.values().filter(|entry| entry.failures > 0).count())
+    }
+
+    fn change_running(&self, uid: &str, change: impl FnOnce(&mut Running<E>)) {
+        if let Some(running) = self.lock().get_mut(uid).and_then(|entry| entry.running.as_mut()) {
+            change(running);
+        }
     }
 
     fn entry<T>(&self, uid: &str, named: &Named, change: impl FnOnce(&mut Entry<E>) -> T) -> T {

@@ -98,7 +98,7 @@ async fn a_stopped_engine_is_gone_and_what_is_known_of_its_resource_stays() {
     registry.stop("a").await;
     registry.stop("a").await;
     assert_eq!(engine.stops(), 1);
-    assert!(registry.running("a").is_none());
+    assert!(!registry.runs("a"));
     assert!(registry.finalized("a"));
     assert_eq!(registry.size(), (0, 0));
 }
@@ -113,8 +113,8 @@ async fn an_engine_that_is_replaced_is_handed_back_to_be_stopped() {
     let before =
         registry.keep("a", &named("a"), Arc::clone(&new), key.clone(), &merge, Timestamp::UNIX_EPOCH);
     assert!(Arc::ptr_eq(&before.unwrap(), &old));
-    let (running, running_key, _) = registry.running("a").unwrap();
-    assert!(Arc::ptr_eq(&running, &new) && running_key == key);
+    let running = registry.running("a", Timestamp::UNIX_EPOCH).unwrap();
+    assert!(Arc::ptr_eq(&running.engine, &new) && running.key == key);
 }
 
 #[tokio::test]
@@ -171,13 +171,38 @@ async fn a_resource_that_is_gone_is_found_by_name_and_forgotten() {
     assert!(registry.forget("uid-1").0.is_none());
 }
 
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+fn due(registry: &Registry<Counting>, seconds: i64) -> bool {
+    registry.running("a", at(seconds)).unwrap().secrets_are_due
+}
+
 #[tokio::test]
-async fn secrets_are_looked_at_again_after_a_failure() {
+async fn secrets_are_looked_at_every_thirty_seconds_and_after_a_failure() {
     let registry = Registry::new();
     let _engine = kept(&registry, "a", 1);
-    let now = Timestamp::from_second(1_800_000_000).unwrap();
-    registry.secrets_are_the_same("a", now);
-    assert_eq!(registry.running("a").unwrap().2, now);
+    registry.secrets_are_the_same("a", at(0));
+    assert!(!due(&registry, 29) && due(&registry, 30));
     registry.suspect_secrets("a");
-    assert_eq!(registry.running("a").unwrap().2, Timestamp::UNIX_EPOCH);
+    assert!(due(&registry, 0));
+}
+
+#[tokio::test]
+async fn secrets_that_cannot_be_taken_are_looked_at_less_and_less_often_until_they_can() {
+    let registry = Registry::new();
+    let _engine = kept(&registry, "a", 1);
+    let failure =
+        Failure { category: "SecretInvalid", message: "create the secret".to_owned(), terminal: false };
+    registry.secrets_cannot_be_taken("a", &failure, at(0));
+    assert!(!due(&registry, 0) && due(&registry, 1));
+    registry.secrets_cannot_be_taken("a", &failure, at(1));
+    assert!(!due(&registry, 2) && due(&registry, 3));
+    registry.suspect_secrets("a");
+    assert!(!due(&registry, 2), "what is wrong is known");
+    assert_eq!(registry.running("a", at(2)).unwrap().hindrance, Some(failure));
+    registry.secrets_are_the_same("a", at(3));
+    assert_eq!(registry.running("a", at(4)).unwrap().hindrance, None);
+    assert!(!due(&registry, 4));
 }

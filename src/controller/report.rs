@@ -52,6 +52,8 @@ pub(super) enum Outcome {
     Nothing,
     /// The engine made a step.
     Stepped(Box<Report>),
+    /// The engine made a step, with secrets that are not the present ones; why it does not have those.
+    Hindered(Box<Report>, Failure),
     /// The resource is suspended and no engine was ever opened for it.
     Rested,
     /// It did not work.
@@ -60,6 +62,16 @@ pub(super) enum Outcome {
     Released,
     /// The resource is being deleted, and something could not be put back: what, and why it goes nevertheless.
     Abandoned(String),
+}
+
+impl Outcome {
+    /// What stands in the way.
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failed(failure) | Self::Hindered(_, failure) => Some(failure),
+            Self::Nothing | Self::Stepped(_) | Self::Rested | Self::Released | Self::Abandoned(_) => None,
+        }
+    }
 }
 
 /// The status that `outcome` makes of `previous`.
@@ -90,37 +102,47 @@ pub(super) fn next_status(
             next.message = Some(summarised.message);
             next.workers = None;
         }
-        Outcome::Stepped(report) => {
-            let summarised = summarise(report);
-            conditions.summary(&summarised);
-            for fact in &report.facts {
-                conditions.set(fact.kind.as_str(), fact.status, fact.reason, &fact.message);
-            }
-            let same_phase = previous.phase.as_deref() == Some(report.phase.as_str());
-            let before = previous.progress.as_ref().filter(|_| same_phase);
-            let progress = progress(&report.progress, before);
-            next.summary = Some(summary(&progress));
-            next.progress = Some(progress);
-            next.phase = Some(report.phase.as_str().to_owned());
-            next.message = Some(summarised.message);
-            next.lag = report.lag.map(in_words);
-            next.destination =
-                report.destination.clone().map(|(index, uuid)| DestinationStatus { index, uuid });
-            next.lanes = report.lanes.as_ref().map(|lanes| shorten(lanes, 256));
-            next.attention = attention(report);
-            next.attention_total = Some(signed(report.attention_total));
-            next.quarantined = Some(signed(report.quarantined));
-            next.workers = Some(signed(report.workers));
-            next.writes_refused = report
-                .writes_refused_seconds
-                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-                .map(in_words);
-            next.source_deletion = report.source_deletion.as_ref().map(source_deletion);
-            next.started_at = report.started_at.map(to_the_second);
-            next.completed_at = report.completed_at.map(to_the_second);
+        Outcome::Stepped(report) => stepped(&mut next, report, summarise(report), generation, now),
+        Outcome::Hindered(report, failure) => {
+            stepped(&mut next, report, Summarised::failing(failure), generation, now);
         }
     }
     next
+}
+
+/// Takes over what a step reports; `summarised` is what the conditions say about it.
+fn stepped(
+    status: &mut EsIndexMergeStatus,
+    report: &Report,
+    summarised: Summarised,
+    generation: Option<i64>,
+    now: Timestamp,
+) {
+    let mut conditions = Conditions { list: &mut status.conditions, generation, now };
+    conditions.summary(&summarised);
+    for fact in &report.facts {
+        conditions.set(fact.kind.as_str(), fact.status, fact.reason, &fact.message);
+    }
+    let same_phase = status.phase.as_deref() == Some(report.phase.as_str());
+    let progress = progress(&report.progress, status.progress.as_ref().filter(|_| same_phase));
+    status.summary = Some(summary(&progress));
+    status.progress = Some(progress);
+    status.phase = Some(report.phase.as_str().to_owned());
+    status.message = Some(summarised.message);
+    status.lag = report.lag.map(in_words);
+    status.destination = report.destination.clone().map(|(index, uuid)| DestinationStatus { index, uuid });
+    status.lanes = report.lanes.as_ref().map(|lanes| shorten(lanes, 256));
+    status.attention = attention(report);
+    status.attention_total = Some(signed(report.attention_total));
+    status.quarantined = Some(signed(report.quarantined));
+    status.workers = Some(signed(report.workers));
+    status.writes_refused = report
+        .writes_refused_seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .map(in_words);
+    status.source_deletion = report.source_deletion.as_ref().map(source_deletion);
+    status.started_at = report.started_at.map(to_the_second);
+    status.completed_at = report.completed_at.map(to_the_second);
 }
 
 /// Whether `next` is worth a write, when `previous` was written at `written_at` (unknown: by another process).
@@ -169,7 +191,11 @@ pub(super) fn happenings(
     next: &EsIndexMergeStatus,
     outcome: &Outcome,
 ) -> Vec<Happening> {
-    let message = next.message.as_deref().unwrap_or_default();
+    let message = match outcome {
+        // The message of the status is about the failure.
+        Outcome::Hindered(report, _) => summarise(report).message,
+        _ => next.message.clone().unwrap_or_default(),
+    };
     let reason = |status: &EsIndexMergeStatus| {
         status.conditions.iter().find(|c| c.type_ == "Ready").map(|c| c.reason.clone()).unwrap_or_default()
     };
@@ -185,13 +211,15 @@ pub(super) fn happenings(
             happenings.push(Happening::warning("CleanupAbandoned", what));
             return happenings;
         }
-        Outcome::Failed(failure) => {
-            if reason(previous) != reason(next) || !failing(previous) {
-                happenings.push(Happening::warning(failure.category, &failure.message));
-            }
-            return happenings;
-        }
-        Outcome::Rested | Outcome::Stepped(_) => {}
+        Outcome::Failed(_) | Outcome::Hindered(..) | Outcome::Rested | Outcome::Stepped(_) => {}
+    }
+    if let Some(failure) = outcome.failure()
+        && (reason(previous) != reason(next) || !failing(previous))
+    {
+        happenings.push(Happening::warning(failure.category, &failure.message));
+    }
+    if let Outcome::Failed(_) = outcome {
+        return happenings;
     }
     if failing(previous) && !failing(next) {
         happenings.push(Happening::normal("Recovered", "what failed works again"));
@@ -199,14 +227,17 @@ pub(super) fn happenings(
     if previous.phase != next.phase {
         let phase = next.phase.as_deref().unwrap_or_default();
         let warning = phase == Phase::Failed.as_str();
-        happenings.push(Happening { warning, reason: phase.to_owned(), note: message.to_owned() });
-    } else if reason(previous) != reason(next) && reason(next) != next.phase.as_deref().unwrap_or_default() {
-        happenings.push(Happening::normal(&reason(next), message));
+        happenings.push(Happening { warning, reason: phase.to_owned(), note: message.clone() });
+    } else if !failing(next)
+        && reason(previous) != reason(next)
+        && reason(next) != next.phase.as_deref().unwrap_or_default()
+    {
+        happenings.push(Happening::normal(&reason(next), &message));
     }
     happenings.extend(deletion_happening(
         previous.source_deletion.as_ref(),
         next.source_deletion.as_ref(),
-        message,
+        &message,
     ));
     if previous.quarantined.unwrap_or(0) == 0 && next.quarantined.unwrap_or(0) > 0 {
         let note =

@@ -190,6 +190,26 @@ fn a_failure_keeps_what_was_reached_and_says_what_to_do() {
     assert_eq!(after(&[failed("InvalidSpec", true)]).phase.as_deref(), Some("Failed"));
 }
 
+/// A step with secrets that are not the present ones.
+fn hindered(phase: Phase) -> Outcome {
+    let Outcome::Stepped(report) = in_phase(phase) else { panic!("no step") };
+    let failure =
+        Failure { category: "SecretInvalid", message: "create the secret".to_owned(), terminal: false };
+    Outcome::Hindered(report, failure)
+}
+
+#[test]
+fn a_step_with_old_secrets_is_reported_beside_what_is_wrong_with_the_new_ones() {
+    let status = after(&[stepped(copying()), hindered(Phase::CuttingOver)]);
+    assert_eq!(verdict(&status), ("False", "True", "False", "SecretInvalid"));
+    assert_eq!(condition(&status, "Failing").status, "True");
+    assert_eq!(status.message.as_deref(), Some("create the secret"));
+    assert_eq!(status.phase.as_deref(), Some("CuttingOver"), "what runs goes on");
+    assert_eq!(status.workers, Some(4));
+    let healed = next_status(&status, &in_phase(Phase::CuttingOver), Some(1), at(9));
+    assert_eq!(condition(&healed, "Failing").status, "False");
+}
+
 #[test]
 fn waiting_is_said_with_its_reason_and_is_no_failure() {
     let waiting = Waiting { reason: "WaitsForHold", message: "set spec.cutover.hold to false".to_owned() };
@@ -237,6 +257,10 @@ fn events_are_transitions_and_nothing_else() {
     assert!(events(&[copying(), away()], &away()).is_empty());
     assert_eq!(events(&[copying(), away()], &failed("StateUnavailable", false)), ["StateUnavailable"]);
     assert_eq!(events(&[copying(), away()], &copying()), ["Recovered"]);
+    assert_eq!(events(&[copying()], &hindered(Phase::Copying)), ["SecretInvalid"]);
+    assert!(events(&[hindered(Phase::Copying)], &hindered(Phase::Copying)).is_empty());
+    assert_eq!(events(&[hindered(Phase::Copying)], &hindered(Phase::Indexing)), ["Indexing"]);
+    assert_eq!(events(&[hindered(Phase::Copying)], &copying()), ["Recovered"]);
     assert_eq!(events(&[copying()], &stepped(Report { quarantined: 3, ..copying_now() })), ["Quarantined"]);
     assert_eq!(events(&[copying()], &Outcome::Released), ["Released"]);
     assert_eq!(events(&[copying()], &Outcome::Abandoned(String::new())), ["CleanupAbandoned"]);

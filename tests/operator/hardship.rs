@@ -12,7 +12,7 @@ use sqlx::Connection;
 
 use crate::operator::{NAME, Operator, PATIENCE, SOON};
 use crate::scene::Flavor;
-use crate::{assert_whole, condition, has_finalizer, in_the_middle, odd_data};
+use crate::{assert_whole, condition, has_finalizer, in_the_middle, odd_data, write_again};
 
 /// So slow that it is met in the middle.
 const SLOWLY: &str = "contract: OpenGateLLM\n  workers: {maxDocumentsPerSecond: 60, maxBytesInFlight: 1Mi}";
@@ -164,6 +164,36 @@ async fn a_password_that_is_replaced_is_taken_while_the_merge_runs() {
     assert_whole(&operator.scene).await;
     let path = format!("/_security/user/{user}");
     operator.scene.source().send("DELETE".parse().unwrap(), &path, "", None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cutover_ends_in_time_although_a_secret_is_gone() {
+    let operator = Operator::running(Flavor::V8, Flavor::V9).await;
+    let model = operator.scene.fill(&odd_data(&operator.scene)).await;
+    operator.apply(&operator.scene.manifest(8).replace("maxLag: 5s", "maxLag: 90s\n    hold: true")).await;
+    operator.until_phase(NAME, "Synced", PATIENCE).await;
+    operator.kubectl(&["delete", "secret", "source", "-n", &operator.namespace], "").await;
+    let missing = |status: &EsIndexMergeStatus| {
+        let (value, reason, message) = condition(status, "Failing");
+        (value, reason) == ("True", "SecretInvalid") && message.contains("\"source\"")
+    };
+    operator.until(NAME, SOON, "told what is missing", missing).await;
+
+    // The last pass has something to copy, and takes minutes.
+    write_again(Flavor::V8, &model).await;
+    let slowly = json!({ "spec": {
+        "cutover": { "hold": false, "timeout": "20s" }, "workers": { "maxDocumentsPerSecond": 1 }
+    } });
+    operator.patch(NAME, slowly).await;
+    let status = operator.until_phase(NAME, "CuttingOver", SOON).await.status.unwrap();
+    assert!(missing(&status), "{status:#?}");
+    let until_blocked = async |wanted: bool| {
+        while operator.scene.sources_are_blocked().await != wanted {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(SOON, until_blocked(true)).await.expect("the sources are blocked");
+    tokio::time::timeout(SOON, until_blocked(false)).await.expect("writers are served again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
