@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     act::act,
+    backoff,
     events::Publisher,
     registry::{Named, Registry},
     report::{Failure, Outcome, happenings, next_status, worth_writing},
@@ -91,7 +92,7 @@ pub(super) fn after_error(
     context: Arc<Context>,
 ) -> Action {
     let seen = Seen::new(&object, &context.registry, Timestamp::now());
-    let wait = context.registry.failed(&seen.uid, &seen.named, rand::random());
+    let wait = after_failure(&context.registry, &seen, rand::random());
     context.metrics.reconciled("KubernetesUnavailable", Duration::ZERO);
     warn!(namespace = seen.named.namespace, name = seen.named.name, %error, ?wait, "a reconcile failed");
     Action::requeue(wait)
@@ -259,7 +260,7 @@ async fn report(
 fn next(registry: &Registry<Engine>, seen: &Seen, outcome: &Outcome, jitter: f64) -> Action {
     let action = match outcome {
         Outcome::Failed(failure) if !failure.terminal || seen.deleting_for.is_some() => {
-            let wait = registry.failed(&seen.uid, &seen.named, jitter);
+            let wait = after_failure(registry, seen, jitter);
             debug!(namespace = seen.named.namespace, name = seen.named.name, ?wait, "retry");
             return Action::requeue(wait);
         }
@@ -276,6 +277,18 @@ fn next(registry: &Registry<Engine>, seen: &Seen, outcome: &Outcome, jitter: f64
     };
     registry.succeeded(&seen.uid);
     action
+}
+
+/// How long to wait after one more failure of a resource.
+fn after_failure(registry: &Registry<Engine>, seen: &Seen, jitter: f64) -> Duration {
+    // What is stored may be behind the last step.
+    let phases = [registry.phase(&seen.uid), seen.status.phase.as_deref()];
+    let longest = if phases.contains(&Some(Phase::CuttingOver.as_str())) {
+        backoff::LONGEST_IN_CUTOVER
+    } else {
+        backoff::LONGEST
+    };
+    registry.failed(&seen.uid, &seen.named, longest, jitter)
 }
 
 #[cfg(test)]

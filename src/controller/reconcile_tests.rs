@@ -159,3 +159,24 @@ fn failures_are_retried_with_backoff_and_terminal_ones_wait_for_a_change() {
         "a deletion has a time limit"
     );
 }
+
+#[test]
+fn while_writers_are_refused_a_failure_is_retried_after_a_few_seconds() {
+    let longest = |seen: &Seen, registry: &Registry<Engine>| {
+        let outcome = Outcome::Failed(Failure { category: "X", message: String::new(), terminal: false });
+        for _ in 0..20 {
+            next(registry, seen, &outcome, 0.0);
+        }
+        next(registry, seen, &outcome, 0.0)
+    };
+    let (cutover, other) = (Duration::from_secs(5), Duration::from_mins(5));
+    for (phase, expected) in [("CuttingOver", cutover), ("Copying", other), ("Synced", other)] {
+        let registry = Registry::new();
+        let seen = Seen::new(&resource(|o| with_status(o, phase, 2)), &registry, now());
+        assert_eq!(longest(&seen, &registry), Action::requeue(expected), "{phase}");
+    }
+    let registry = Registry::new();
+    let seen = Seen::new(&resource(|o| with_status(o, "Synced", 2)), &registry, now());
+    registry.measured(&seen.uid, &seen.named, "CuttingOver");
+    assert_eq!(longest(&seen, &registry), Action::requeue(cutover), "its status could not be written");
+}

@@ -150,7 +150,7 @@ impl<E: Work> Registry<E> {
         let entries = self.lock();
         let running = entries.get(uid)?.running.as_ref()?;
         let wait = match &running.hindrance {
-            Some((_, times)) => backoff::delay(*times, 0.0),
+            Some((_, times)) => backoff::delay(*times, backoff::LONGEST, 0.0),
             None => SECRETS_EVERY,
         };
         Some(Present {
@@ -268,11 +268,11 @@ impl<E: Work> Registry<E> {
         entries.iter().filter(|(_, entry)| entry.named == *named).map(|(uid, _)| uid.clone()).collect()
     }
 
-    /// `uid` failed once more; returns how long to wait. `jitter` is in `0.0..=1.0`.
-    pub(super) fn failed(&self, uid: &str, named: &Named, jitter: f64) -> Duration {
+    /// `uid` failed once more; returns how long to wait, at most `longest`. `jitter` is in `0.0..=1.0`.
+    pub(super) fn failed(&self, uid: &str, named: &Named, longest: Duration, jitter: f64) -> Duration {
         self.entry(uid, named, |entry| {
             entry.failures = entry.failures.saturating_add(1);
-            backoff::delay(entry.failures, jitter)
+            backoff::delay(entry.failures, longest, jitter)
         })
     }
 
@@ -306,6 +306,11 @@ impl<E: Work> Registry<E> {
     /// The metrics of `uid` say that phase from now on; returns what they said before.
     pub(super) fn measured(&self, uid: &str, named: &Named, phase: &'static str) -> Option<&'static str> {
         self.entry(uid, named, |entry| entry.phase.replace(phase))
+    }
+
+    /// The phase that the metrics of `uid` say: that of the last step, also if its status could not be written.
+    pub(super) fn phase(&self, uid: &str) -> Option<&'static str> {
+        self.lock().get(uid)?.phase
     }
 
     /// How many engines run, and how many resources wait for a retry.

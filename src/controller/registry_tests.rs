@@ -150,12 +150,13 @@ async fn a_resource_is_woken_when_its_engine_progressed_and_no_more_when_it_stop
 #[tokio::test]
 async fn failures_in_a_row_wait_longer_and_a_success_starts_anew() {
     let registry = Registry::<Counting>::new();
-    let waits: Vec<u64> = (0..4).map(|_| registry.failed("a", &named("a"), 0.0).as_secs()).collect();
+    let failed = |uid: &str| registry.failed(uid, &named(uid), backoff::LONGEST, 0.0).as_secs();
+    let waits: Vec<u64> = (0..4).map(|_| failed("a")).collect();
     assert_eq!(waits, [1, 2, 4, 8]);
     assert_eq!(registry.size(), (0, 1));
-    assert_eq!(registry.failed("b", &named("b"), 0.0).as_secs(), 1, "each resource has its own");
+    assert_eq!(failed("b"), 1, "each resource has its own");
     registry.succeeded("a");
-    assert_eq!(registry.failed("a", &named("a"), 0.0).as_secs(), 1);
+    assert_eq!(failed("a"), 1);
 }
 
 #[tokio::test]
