@@ -4,7 +4,7 @@
 //! such and does not disturb the others. One controller for each namespace (or one for all), because a reflector
 //! takes one watch.
 
-use std::{future::ready, sync::Arc, time::Duration};
+use std::{fmt, future::ready, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
 use kube::{
@@ -38,9 +38,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// What readiness calls the definition of the resource.
 pub(super) const DEFINITION: &str = "definition";
 
-/// What readiness calls the watch.
-pub(super) const WATCH: &str = "watch";
-
 /// A resource, or why it cannot be read.
 type Guarded = DeserializeGuard<EsIndexMerge>;
 
@@ -66,6 +63,44 @@ impl Scope {
             Self::All => true,
             Self::Namespace(namespace) => *namespace == named.namespace,
         }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all namespaces"),
+            Self::Namespace(namespace) => write!(f, "namespace {namespace}"),
+        }
+    }
+}
+
+/// What readiness says about one watch. When the watch ends, for instance because another process leads now, nothing
+/// is missing any more.
+struct Watched {
+    readiness: Readiness,
+    /// What readiness calls it; each scope has its own.
+    need: String,
+}
+
+impl Watched {
+    fn new(readiness: Readiness, scope: &Scope) -> Self {
+        Self { readiness, need: format!("watch of {scope}") }
+    }
+
+    fn seen<T>(&self, event: &watcher::Result<T>) {
+        match event {
+            Ok(_) => self.readiness.ready(&self.need),
+            Err(error) => {
+                self.readiness.missing(&self.need, &format!("the resources cannot be watched: {error}"));
+            }
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.readiness.ready(&self.need);
     }
 }
 
@@ -113,12 +148,10 @@ pub(super) async fn watch_and_reconcile(
     readiness: Readiness,
     shutdown: CancellationToken,
 ) {
+    let watched = Watched::new(readiness, &scope);
     let (reader, writer) = reflector::store();
     let resources = watcher(scope.api(context.client.clone()), watcher::Config::default().any_semantic())
-        .inspect(move |event| match event {
-            Ok(_) => readiness.ready(WATCH),
-            Err(error) => readiness.missing(WATCH, &format!("the resources cannot be watched: {error}")),
-        })
+        .inspect(move |event| watched.seen(event))
         .default_backoff()
         .reflect(writer)
         .touched_objects()
@@ -175,4 +208,33 @@ fn wakes(receiver: broadcast::Receiver<Named>, scope: Scope) -> impl Stream<Item
     woken
         .filter(move |named| ready(scope.includes(named)))
         .map(|named| ObjectRef::new(&named.name).within(&named.namespace))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    fn watched(readiness: &Readiness, namespace: &str) -> Watched {
+        Watched::new(readiness.clone(), &Scope::Namespace(namespace.to_owned()))
+    }
+
+    fn missing(readiness: &Readiness) -> Vec<String> {
+        readiness.report().into_keys().collect()
+    }
+
+    #[test]
+    fn each_watch_that_fails_is_named_until_it_works_or_ends() {
+        let readiness = Readiness::default();
+        let (a, b) = (watched(&readiness, "a"), watched(&readiness, "b"));
+        let failed = || watcher::Result::<()>::Err(watcher::Error::NoResourceVersion);
+        a.seen(&failed());
+        b.seen(&failed());
+        a.seen(&Ok(()));
+        assert_eq!(missing(&readiness), ["watch of namespace b"], "one does not speak for the other");
+        a.seen(&failed());
+        assert_eq!(missing(&readiness), ["watch of namespace a", "watch of namespace b"]);
+        drop((a, b));
+        assert!(missing(&readiness).is_empty(), "who does not lead watches nothing and is ready");
+    }
 }
