@@ -14,10 +14,12 @@ use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Namespace, Secret},
     events::v1::Event,
+    rbac::v1::{Role, RoleBinding},
 };
 use kube::{
-    Client,
+    Client, Config,
     api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
     runtime::wait::await_condition,
 };
 use kubernetes::client_with_definition;
@@ -39,19 +41,31 @@ struct Served {
 impl Served {
     async fn start() -> Self {
         let client = client_with_definition().await;
-        let namespace = format!("controller-{}", uuid::Uuid::new_v4());
-        let body = serde_json::from_value(json!({ "metadata": { "name": namespace } })).unwrap();
-        Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &body).await.unwrap();
+        let namespace = new_namespace(&client).await;
+        Self::start_with(client.clone(), client, namespace.clone(), vec![namespace])
+    }
+
+    /// A controller that is asked to serve another namespace too and has no right there.
+    async fn start_beside(forbidden: &str) -> Self {
+        let client = client_with_definition().await;
+        let namespace = new_namespace(&client).await;
+        let confined = client_confined_to(&client, &namespace).await;
+        // The one that cannot be read comes first.
+        let namespaces = vec![forbidden.to_owned(), namespace.clone()];
+        Self::start_with(client, confined, namespace, namespaces)
+    }
+
+    fn start_with(client: Client, own: Client, namespace: String, namespaces: Vec<String>) -> Self {
         let probes = free_address();
         let config = ControllerConfig {
-            namespaces: vec![namespace.clone()],
+            namespaces,
             leader_election: true,
             lease_namespace: Some(namespace.clone()),
             listen: probes,
             worker: format!("worker-of-{namespace}"),
         };
         let shutdown = CancellationToken::new();
-        let running = tokio::spawn(run_with(client.clone(), config, shutdown.clone()));
+        let running = tokio::spawn(run_with(own, config, shutdown.clone()));
         Self { client, namespace, probes, shutdown, running }
     }
 
@@ -115,6 +129,38 @@ impl Served {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         namespaces.delete(&self.namespace, &DeleteParams::default()).await.unwrap();
     }
+}
+
+async fn new_namespace(client: &Client) -> String {
+    let name = format!("controller-{}", uuid::Uuid::new_v4());
+    let body = serde_json::from_value(json!({ "metadata": { "name": name } })).unwrap();
+    Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &body).await.unwrap();
+    name
+}
+
+/// A client that may do everything in that namespace and nothing elsewhere.
+async fn client_confined_to(client: &Client, namespace: &str) -> Client {
+    let user = format!("only-{namespace}");
+    let binding = json!({
+        "metadata": { "name": "everything" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "everything" },
+        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user }],
+    });
+    let role = json!({
+        "metadata": { "name": "everything" },
+        "rules": [{ "apiGroups": ["*"], "resources": ["*"], "verbs": ["*"] }],
+    });
+    let roles: Api<Role> = Api::namespaced(client.clone(), namespace);
+    let role = serde_json::from_value(role).unwrap();
+    roles.create(&PostParams::default(), &role).await.unwrap();
+    let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), namespace);
+    let binding = serde_json::from_value(binding).unwrap();
+    bindings.create(&PostParams::default(), &binding).await.unwrap();
+
+    let kubeconfig = Kubeconfig::read_from(kubernetes::access().await.kubeconfig).unwrap();
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    config.headers.push(("impersonate-user".parse().unwrap(), user.parse().unwrap()));
+    Client::try_from(config).unwrap()
 }
 
 fn free_address() -> SocketAddr {
@@ -248,5 +294,18 @@ async fn one_replica_leads_and_hands_the_lease_over_when_it_ends() {
         }
     };
     tokio::time::timeout(SOON, released).await.expect("the lease is still held");
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_namespace_that_cannot_be_read_holds_up_no_other_one_and_is_named() {
+    let served = Served::start_beside("default").await;
+    served.create("merge", json!({ "suspend": true })).await;
+    served.until_reason("merge", "Suspended").await;
+    let answer = get(served.probes, "/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("definition for namespace default"), "{answer}");
+    assert!(answer.contains("bind the controller's service account to its role"), "{answer}");
+    assert!(!answer.contains(&format!("for namespace {}", served.namespace)), "{answer}");
     served.stop().await;
 }

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use futures::future::join_all;
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared, join_all, select_all},
+};
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -68,7 +71,9 @@ pub async fn run_with(
         return Err(ControllerError::Nameless);
     }
     let metrics = Metrics::default();
-    let readiness = Readiness::waiting_for(&[watch::DEFINITION]);
+    let scopes = scopes(&config.namespaces);
+    let needed: Vec<String> = scopes.iter().map(watch::definition).collect();
+    let readiness = Readiness::waiting_for(&needed.iter().map(String::as_str).collect::<Vec<_>>());
 
     // First the probes: a controller that waits for its definition can say so.
     let server = Server::bind(config.listen, metrics.clone(), readiness.clone()).await?;
@@ -83,10 +88,19 @@ pub async fn run_with(
         worker: config.worker.clone(),
         client: client.clone(),
     });
-    let scopes = scopes(&config.namespaces);
-    for scope in &scopes {
-        watch::until_listable(client.clone(), scope, &readiness, &shutdown).await;
-    }
+    // Each for itself: a namespace that cannot be read holds up no other one.
+    let waiting: Vec<Listable> = scopes
+        .iter()
+        .map(|scope| {
+            watch::until_listable(client.clone(), scope.clone(), readiness.clone(), shutdown.clone())
+                .boxed()
+                .shared()
+        })
+        .collect();
+    // Also while another process leads: who stands by says whether it could.
+    tokio::spawn(join_all(waiting.clone()));
+    // Who can read nothing does not lead.
+    select_all(waiting.clone()).await;
 
     let election = config.leader_election.then(|| {
         let own = client.default_namespace().to_owned();
@@ -94,13 +108,21 @@ pub async fn run_with(
         leadership::election(client.clone(), &namespace, &config.worker)
     });
     let work = || async {
-        let watches = scopes.iter().map(|scope| {
-            watch::watch_and_reconcile(
+        let watches = scopes.iter().zip(&waiting).map(|(scope, listable)| {
+            let watch = watch::watch_and_reconcile(
                 Arc::clone(&context),
                 scope.clone(),
                 readiness.clone(),
                 shutdown.clone(),
-            )
+            );
+            let (is_listable, ending) = (listable.clone(), shutdown.clone());
+            async move {
+                is_listable.await;
+                // A shutdown ends the waiting too, and then there is nothing to watch any more.
+                if !ending.is_cancelled() {
+                    watch.await;
+                }
+            }
         });
         join_all(watches).await;
     };
@@ -114,6 +136,9 @@ pub async fn run_with(
         Err(join) => Err(ServerError::Serve(std::io::Error::other(join)).into()),
     }
 }
+
+/// Resolves when the resources of a scope can be listed, or at the shutdown.
+type Listable = Shared<BoxFuture<'static, ()>>;
 
 fn scopes(namespaces: &[String]) -> Vec<Scope> {
     if namespaces.is_empty() {

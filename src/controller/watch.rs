@@ -35,9 +35,6 @@ const CONCURRENCY: u16 = 64;
 /// How often it is tried again to list the resources.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
-/// What readiness calls the definition of the resource.
-pub(super) const DEFINITION: &str = "definition";
-
 /// A resource, or why it cannot be read.
 type Guarded = DeserializeGuard<EsIndexMerge>;
 
@@ -104,20 +101,26 @@ impl Drop for Watched {
     }
 }
 
+/// What readiness calls the definition of the resource, as it is needed for `scope`.
+pub(super) fn definition(scope: &Scope) -> String {
+    format!("definition for {scope}")
+}
+
 /// Waits until the resources of `scope` can be listed; readiness says what is missing until then.
 pub(super) async fn until_listable(
     client: Client,
-    scope: &Scope,
-    readiness: &Readiness,
-    shutdown: &CancellationToken,
+    scope: Scope,
+    readiness: Readiness,
+    shutdown: CancellationToken,
 ) {
     let api = scope.api(client);
     let one = ListParams::default().limit(1);
+    let need = definition(&scope);
     let mut said = String::new();
     while !shutdown.is_cancelled() {
         let message = match api.list(&one).await {
             Ok(_) => {
-                readiness.ready(DEFINITION);
+                readiness.ready(&need);
                 return;
             }
             Err(kube::Error::Api(status)) if status.code == 404 => {
@@ -129,9 +132,9 @@ pub(super) async fn until_listable(
             }
             Err(error) => format!("the Kubernetes API does not answer: {error}"),
         };
-        readiness.missing(DEFINITION, &message);
+        readiness.missing(&need, &message);
         if said != message {
-            warn!(why = %message, "waiting for the definition");
+            warn!(%scope, why = %message, "waiting for the definition");
             said = message;
         }
         tokio::select! {
