@@ -27,6 +27,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+const LEASE: &str = "one-of-several";
+
 const SOON: Duration = Duration::from_secs(30);
 
 /// A namespace of its own with a controller that serves only it.
@@ -61,6 +63,7 @@ impl Served {
             namespaces,
             leader_election: true,
             lease_namespace: Some(namespace.clone()),
+            lease: LEASE.to_owned(),
             listen: probes,
             worker: format!("worker-of-{namespace}"),
         };
@@ -116,7 +119,7 @@ impl Served {
 
     async fn lease(&self) -> Option<Lease> {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
-        leases.get_opt("es-index-merge-controller").await.unwrap()
+        leases.get_opt(LEASE).await.unwrap()
     }
 
     async fn stop(self) {

@@ -290,6 +290,18 @@ fn with_named_namespaces_no_right_holds_anywhere_else() {
 }
 
 #[test]
+fn each_release_has_a_lease_of_its_own_and_the_right_to_it() {
+    for (release, name) in [("team-a", "team-a-es-index-merge"), ("es-index-merge", "es-index-merge")] {
+        let chart = chart(release, "shared", &[]);
+        let container = one(&chart, "Deployment")["spec"]["template"]["spec"]["containers"][0].clone();
+        let lease = json!({"name": "LEASE_NAME", "value": name});
+        assert!(container["env"].as_array().unwrap().contains(&lease), "{container}");
+        let rules = rules(&chart, "Role", "-leader").remove(0);
+        assert_eq!(rules[0]["resourceNames"], json!([name]));
+    }
+}
+
+#[test]
 fn values_that_mean_nothing_are_refused_with_their_name() {
     for (value, named) in [
         ("replicaCount=two", "replicaCount"),
@@ -395,7 +407,7 @@ fn the_account_of_the_controller_has_no_right_that_it_does_not_use() {
     let at_home: BTreeSet<String> = &rights(&account, &own.0) - &rights(&nobody, &own.0);
     let mut expected: BTreeSet<String> = SERVED.iter().map(ToString::to_string).collect();
     for verb in ["get", "update"] {
-        expected.insert(format!("{verb} coordination.k8s.io/leases [\"es-index-merge-controller\"]"));
+        expected.insert(format!("{verb} coordination.k8s.io/leases [\"{release}\"]"));
     }
     assert_eq!(at_home, expected);
 

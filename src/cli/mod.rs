@@ -86,6 +86,9 @@ struct ControllerArgs {
     /// The namespace of that Lease; none: the pod's own.
     #[arg(long, env = "POD_NAMESPACE")]
     lease_namespace: Option<String>,
+    /// The name of that Lease; another one for each installation in a namespace.
+    #[arg(long, env = "LEASE_NAME", default_value = "es-index-merge-controller")]
+    lease_name: String,
     /// The name of this process in leases; unique among controllers.
     #[arg(long, env = "POD_NAME")]
     worker: Option<String>,
@@ -146,6 +149,7 @@ impl ControllerArgs {
             listen: self.listen,
             leader_election: self.leader_election,
             lease_namespace: self.lease_namespace,
+            lease: self.lease_name,
             worker: self.worker.unwrap_or_else(process_name),
         }
     }

@@ -11,9 +11,6 @@ use tracing::{info, warn};
 
 use crate::metrics::Metrics;
 
-/// The name of the lease.
-const LEASE: &str = "es-index-merge-controller";
-
 /// Runs `work` while this process is the leader, again and again, until `shutdown`; `clean_up` after each time.
 ///
 /// `work` must end soon after `shutdown`. Without `election` this process is the leader.
@@ -57,9 +54,9 @@ pub(super) async fn while_leading<W, C>(
     }
 }
 
-/// Who we are in the lease. `identity` must be unique among the replicas.
-pub(super) fn election(client: Client, namespace: &str, identity: &str) -> LeaderElection {
-    LeaderElection::new(client, namespace, LEASE, identity)
+/// Who we are in that lease. `identity` must be unique among the replicas.
+pub(super) fn election(client: Client, namespace: &str, lease: &str, identity: &str) -> LeaderElection {
+    LeaderElection::new(client, namespace, lease, identity)
 }
 
 /// A leader ends by itself; one that stands by has nothing to end.

@@ -31,6 +31,9 @@ pub struct ControllerConfig {
     pub leader_election: bool,
     /// The namespace of the lease; `None`: that of the pod.
     pub lease_namespace: Option<String>,
+    /// The name of the lease: the same for the replicas of one installation, and another one for each installation in
+    /// that namespace.
+    pub lease: String,
     /// Where the probes and the metrics are served.
     pub listen: SocketAddr,
     /// The name of this process, unique among the replicas: the pod's name.
@@ -105,7 +108,7 @@ pub async fn run_with(
     let election = config.leader_election.then(|| {
         let own = client.default_namespace().to_owned();
         let namespace = config.lease_namespace.clone().unwrap_or(own);
-        leadership::election(client.clone(), &namespace, &config.worker)
+        leadership::election(client.clone(), &namespace, &config.lease, &config.worker)
     });
     let work = || async {
         let watches = scopes.iter().zip(&waiting).map(|(scope, listable)| {

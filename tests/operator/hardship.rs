@@ -14,6 +14,9 @@ use crate::operator::{NAME, Operator, PATIENCE, SOON};
 use crate::scene::Flavor;
 use crate::{assert_whole, condition, has_finalizer, in_the_middle, odd_data, write_again};
 
+/// The lease that `deploy/rbac.yaml` allows.
+const LEASE: &str = "es-index-merge";
+
 /// So slow that it is met in the middle.
 const SLOWLY: &str = "contract: OpenGateLLM\n  workers: {maxDocumentsPerSecond: 60, maxBytesInFlight: 1Mi}";
 
@@ -92,8 +95,8 @@ async fn the_one_that_stands_by_goes_on_when_the_leader_is_killed() {
     operator.scene.fill(&options).await;
     let namespace = operator.namespace.clone();
     let start = |name: &str| {
-        let arguments = ["--leader-election", "true", "--lease-namespace", &namespace, "--worker", name];
-        operator.spawn("info", &arguments)
+        let lease = ["--leader-election", "true", "--lease-namespace", &namespace, "--lease-name", LEASE];
+        operator.spawn("info", &[&lease[..], &["--worker", name]].concat())
     };
     let mut controllers = [("first", start("first")), ("second", start("second"))];
     operator.apply(&slowly(&operator.scene.manifest(8))).await;
@@ -103,7 +106,7 @@ async fn the_one_that_stands_by_goes_on_when_the_leader_is_killed() {
 
     let leases: Api<Lease> = Api::namespaced(operator.client(), &namespace);
     let holder = async || {
-        let lease = leases.get("es-index-merge-controller").await.unwrap();
+        let lease = leases.get(LEASE).await.unwrap();
         lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default()
     };
     let leader = holder().await;

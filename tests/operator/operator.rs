@@ -93,7 +93,14 @@ impl Operator {
     pub fn spawn(&self, level: &str, arguments: &[&str]) -> Child {
         let log = File::options().append(true).create(true).open(self.log()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_es-index-merge"));
-        for name in ["WATCH_NAMESPACES", "LISTEN_ADDRESS", "LEADER_ELECTION", "POD_NAMESPACE", "POD_NAME"] {
+        for name in [
+            "WATCH_NAMESPACES",
+            "LISTEN_ADDRESS",
+            "LEADER_ELECTION",
+            "LEASE_NAME",
+            "POD_NAMESPACE",
+            "POD_NAME",
+        ] {
             command.env_remove(name);
         }
         command
