@@ -43,6 +43,23 @@ struct MergePhase {
     phase: &'static str,
 }
 
+/// Which merge, and why it cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MergeFailure {
+    namespace: String,
+    name: String,
+    reason: &'static str,
+}
+
+/// The labels of a merge that change while it runs, as its series have them now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// Its phase.
+    pub phase: Option<&'static str>,
+    /// Why it cannot go on.
+    pub failing: Option<&'static str>,
+}
+
 /// A merge's numbers, as they stand in its status.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct MergeNumbers {
@@ -80,6 +97,7 @@ pub struct Metrics {
     engines: Gauge,
     in_backoff: Gauge,
     phase: Family<MergePhase, Gauge>,
+    failing: Family<MergeFailure, Gauge>,
     progress: Family<Merge, Gauge<f64, AtomicU64>>,
     documents_done: Family<Merge, Gauge<i64, AtomicI64>>,
     documents: Family<Merge, Gauge<i64, AtomicI64>>,
@@ -115,6 +133,11 @@ impl Default for Metrics {
                 "Resources that are retried after a failure",
             ),
             phase: registered(&mut registry, "phase", "1 for the phase in which a merge is"),
+            failing: registered(
+                &mut registry,
+                "failing",
+                "1 while a merge's last attempt failed, by reason; no series when it did not",
+            ),
             progress: registered(&mut registry, "progress_ratio", "Share of the phase's work that is done"),
             documents_done: registered(&mut registry, "documents_done", "Chunks done in the phase"),
             documents: registered(&mut registry, "documents", "Chunks in all"),
@@ -221,11 +244,38 @@ impl Metrics {
         }
     }
 
-    /// The resource is gone: so are its series.
-    pub fn forget(&self, namespace: &str, name: &str, phase: Option<&'static str>) {
+    /// Why a merge cannot go on, `None` if it can; `before` is what was last said.
+    pub fn failing(
+        &self,
+        namespace: &str,
+        name: &str,
+        before: Option<&'static str>,
+        reason: Option<&'static str>,
+    ) {
         let merge = Merge { namespace: namespace.to_owned(), name: name.to_owned() };
-        if let Some(phase) = phase {
+        if let Some(before) = before.filter(|_| before != reason) {
+            self.failing.remove(&merge.failing_for(before));
+        }
+        if let Some(reason) = reason {
+            self.failing.get_or_create(&merge.failing_for(reason)).set(1);
+        }
+    }
+
+    /// A step failed: what was measured in the last good one says nothing any more.
+    pub fn unmeasured(&self, namespace: &str, name: &str) {
+        let merge = Merge { namespace: namespace.to_owned(), name: name.to_owned() };
+        self.lag_seconds.remove(&merge);
+        self.workers.remove(&merge);
+    }
+
+    /// The resource is gone, or this process does not lead any more: its series go.
+    pub fn forget(&self, namespace: &str, name: &str, labels: Labels) {
+        let merge = Merge { namespace: namespace.to_owned(), name: name.to_owned() };
+        if let Some(phase) = labels.phase {
             self.phase.remove(&merge.in_phase(phase));
+        }
+        if let Some(reason) = labels.failing {
+            self.failing.remove(&merge.failing_for(reason));
         }
         self.progress.remove(&merge);
         self.lag_seconds.remove(&merge);
@@ -249,6 +299,10 @@ impl Metrics {
 impl Merge {
     fn in_phase(&self, phase: &'static str) -> MergePhase {
         MergePhase { namespace: self.namespace.clone(), name: self.name.clone(), phase }
+    }
+
+    fn failing_for(&self, reason: &'static str) -> MergeFailure {
+        MergeFailure { namespace: self.namespace.clone(), name: self.name.clone(), reason }
     }
 }
 
@@ -286,8 +340,35 @@ mod tests {
     fn a_merge_that_is_gone_leaves_no_series() {
         let metrics = Metrics::default();
         metrics.merge("ns", "a", None, &numbers("Copying"));
-        metrics.forget("ns", "a", Some("Copying"));
+        metrics.failing("ns", "a", None, Some("SourceUnavailable"));
+        let labels = Labels { phase: Some("Copying"), failing: Some("SourceUnavailable") };
+        metrics.forget("ns", "a", labels);
         assert!(!metrics.render().unwrap().contains(r#"name="a""#));
+    }
+
+    #[test]
+    fn a_merge_fails_for_one_reason_at_a_time_and_for_none_when_it_works_again() {
+        let metrics = Metrics::default();
+        let failing =
+            |reason| format!(r#"es_index_merge_failing{{namespace="ns",name="a",reason="{reason}"}} 1"#);
+        metrics.failing("ns", "a", None, Some("SourceUnavailable"));
+        metrics.failing("ns", "a", Some("SourceUnavailable"), Some("StateUnavailable"));
+        let text = metrics.render().unwrap();
+        assert!(text.contains(&failing("StateUnavailable")) && !text.contains("SourceUnavailable"), "{text}");
+        metrics.failing("ns", "a", Some("StateUnavailable"), Some("StateUnavailable"));
+        assert!(metrics.render().unwrap().contains(&failing("StateUnavailable")));
+        metrics.failing("ns", "a", Some("StateUnavailable"), None);
+        assert!(!metrics.render().unwrap().contains(r#"name="a""#));
+    }
+
+    #[test]
+    fn no_lag_and_no_workers_are_told_of_a_step_that_failed() {
+        let metrics = Metrics::default();
+        metrics.merge("ns", "a", None, &numbers("Copying"));
+        metrics.unmeasured("ns", "a");
+        let text = metrics.render().unwrap();
+        assert!(!text.contains("lag_seconds{") && !text.contains("workers{"), "{text}");
+        assert!(text.contains(r#"es_index_merge_documents_done{namespace="ns",name="a"} 5"#), "{text}");
     }
 
     #[test]

@@ -223,6 +223,13 @@ async fn a_missing_secret_is_a_condition_and_an_event_and_nothing_is_written_twi
     assert_eq!(events[0].reason.as_deref(), Some("SecretInvalid"));
     assert_eq!(events[0].type_.as_deref(), Some("Warning"));
 
+    let failing = format!(
+        "es_index_merge_failing{{namespace=\"{}\",name=\"merge\",reason=\"SecretInvalid\"}} 1",
+        served.namespace
+    );
+    let metrics = get(served.probes, "/metrics").await;
+    assert!(metrics.contains(&failing), "{metrics}");
+
     // Without a finalizer the deletion takes place at once, and the controller forgets it.
     served.merges().delete("merge", &DeleteParams::default()).await.unwrap();
     assert!(served.merges().get_opt("merge").await.unwrap().is_none());

@@ -34,6 +34,9 @@ use crate::{
 /// After a step that asks to be followed at once.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
+/// What metrics call an error of [`reconcile`] itself.
+const UNAVAILABLE: &str = "KubernetesUnavailable";
+
 /// What every reconcile shares.
 pub(super) struct Context {
     pub client: Client,
@@ -93,7 +96,8 @@ pub(super) fn after_error(
 ) -> Action {
     let seen = Seen::new(&object, &context.registry, Timestamp::now());
     let wait = after_failure(&context.registry, &seen, rand::random());
-    context.metrics.reconciled("KubernetesUnavailable", Duration::ZERO);
+    context.metrics.reconciled(UNAVAILABLE, Duration::ZERO);
+    write::measure_failure(&context, &seen, Some(UNAVAILABLE));
     warn!(namespace = seen.named.namespace, name = seen.named.name, %error, ?wait, "a reconcile failed");
     Action::requeue(wait)
 }
@@ -225,6 +229,7 @@ async fn report(
     now: Timestamp,
 ) -> Result<(), ReconcileError> {
     let status = next_status(&seen.status, outcome, seen.metadata.generation, now);
+    write::measure_failure(context, seen, outcome.failure().map(|failure| failure.category));
     let about = write::reference(seen);
     context.events.publish(&about, &happenings(&seen.status, &status, outcome)).await;
     match outcome {
@@ -238,7 +243,8 @@ async fn report(
         Outcome::Stepped(report) | Outcome::Hindered(report, _) => {
             write::measure(context, seen, report, &status);
         }
-        Outcome::Rested | Outcome::Failed(_) => {}
+        Outcome::Failed(_) => context.metrics.unmeasured(&seen.named.namespace, &seen.named.name),
+        Outcome::Rested => {}
     }
     if let Outcome::Failed(Failure { category, message, .. }) = outcome {
         warn!(

@@ -22,6 +22,7 @@ use super::{backoff, report::Failure};
 use crate::{
     api::EsIndexMergeStatus,
     merge::{Engine, ValidMerge},
+    metrics::Labels,
 };
 
 /// Between two wakes of the same resource, so that workers that fail at once do not make a hot loop.
@@ -122,8 +123,8 @@ struct Entry<E> {
     failures: u32,
     finalized: bool,
     written: Option<(EsIndexMergeStatus, Timestamp)>,
-    /// The phase whose series is in the metrics.
-    phase: Option<&'static str>,
+    /// What the series in the metrics say.
+    labels: Labels,
 }
 
 /// See the module.
@@ -242,9 +243,13 @@ impl<E: Work> Registry<E> {
         }
     }
 
-    /// Stops every engine, all at the same time, and forgets everything.
-    pub(super) async fn stop_all(&self) {
+    /// Stops every engine, all at the same time, and forgets everything; `unmeasure` removes the series of each
+    /// resource, before anything is waited for.
+    pub(super) async fn stop_all(&self, unmeasure: impl Fn(&Named, Labels)) {
         let entries = std::mem::take(&mut *self.lock());
+        for entry in entries.values() {
+            unmeasure(&entry.named, entry.labels);
+        }
         let stopping = entries.into_values().filter_map(|entry| entry.running).map(|running| async move {
             running.waker.abort();
             running.engine.stop().await;
@@ -252,14 +257,14 @@ impl<E: Work> Registry<E> {
         join_all(stopping).await;
     }
 
-    /// Forgets everything about `uid`; returns its engine (for the caller to stop) and the phase in the metrics.
-    pub(super) fn forget(&self, uid: &str) -> (Option<Arc<E>>, Option<&'static str>) {
-        let Some(entry) = self.lock().remove(uid) else { return (None, None) };
+    /// Forgets everything about `uid`; returns its engine (for the caller to stop) and what its series say.
+    pub(super) fn forget(&self, uid: &str) -> (Option<Arc<E>>, Labels) {
+        let Some(entry) = self.lock().remove(uid) else { return (None, Labels::default()) };
         let engine = entry.running.map(|running| {
             running.waker.abort();
             running.engine
         });
-        (engine, entry.phase)
+        (engine, entry.labels)
     }
 
     /// The uids of what is known under that name: one, or more while a deleted resource lingers.
@@ -305,12 +310,25 @@ impl<E: Work> Registry<E> {
 
     /// The metrics of `uid` say that phase from now on; returns what they said before.
     pub(super) fn measured(&self, uid: &str, named: &Named, phase: &'static str) -> Option<&'static str> {
-        self.entry(uid, named, |entry| entry.phase.replace(phase))
+        self.entry(uid, named, |entry| entry.labels.phase.replace(phase))
+    }
+
+    /// The metrics of `uid` say from now on why it fails, or that it does not; returns what they said before.
+    pub(super) fn fails(
+        &self,
+        uid: &str,
+        named: &Named,
+        reason: Option<&'static str>,
+    ) -> Option<&'static str> {
+        if reason.is_none() && !self.lock().contains_key(uid) {
+            return None;
+        }
+        self.entry(uid, named, |entry| std::mem::replace(&mut entry.labels.failing, reason))
     }
 
     /// The phase that the metrics of `uid` say: that of the last step, also if its status could not be written.
     pub(super) fn phase(&self, uid: &str) -> Option<&'static str> {
-        self.lock().get(uid)?.phase
+        self.lock().get(uid)?.labels.phase
     }
 
     /// How many engines run, and how many resources wait for a retry.
@@ -334,7 +352,7 @@ impl<E: Work> Registry<E> {
             failures: 0,
             finalized: false,
             written: None,
-            phase: None,
+            labels: Labels::default(),
         }))
     }
 

@@ -122,10 +122,17 @@ async fn losing_leadership_stops_every_engine_and_forgets_what_was_written() {
     let registry = Registry::new();
     let engines = [kept(&registry, "a", 1), kept(&registry, "b", 1)];
     registry.has_written("a", &named("a"), EsIndexMergeStatus::default(), Timestamp::UNIX_EPOCH);
-    registry.stop_all().await;
+    registry.measured("a", &named("a"), "Copying");
+    assert_eq!(registry.fails("a", &named("a"), Some("SourceUnavailable")), None);
+    let gone = Mutex::new(Vec::new());
+    registry.stop_all(|named, labels| gone.lock().unwrap().push((named.name.clone(), labels))).await;
     assert_eq!(engines.map(|engine| engine.stops()), [1, 1]);
     assert_eq!(registry.written("a"), None, "another leader may have written since");
-    registry.stop_all().await;
+    let mut gone = gone.into_inner().unwrap();
+    gone.sort_by(|a, b| a.0.cmp(&b.0));
+    let labels = Labels { phase: Some("Copying"), failing: Some("SourceUnavailable") };
+    assert_eq!(gone, [("a".to_owned(), labels), ("b".to_owned(), Labels::default())]);
+    registry.stop_all(|named, _| panic!("{named:?} is known")).await;
 }
 
 #[tokio::test]
@@ -165,11 +172,21 @@ async fn a_resource_that_is_gone_is_found_by_name_and_forgotten() {
     let engine = kept(&registry, "uid-1", 1);
     registry.measured("uid-1", &named("uid-1"), "Copying");
     assert_eq!(registry.uids(&named("uid-1")), ["uid-1"]);
-    let (stopped, phase) = registry.forget("uid-1");
+    let (stopped, labels) = registry.forget("uid-1");
     assert!(Arc::ptr_eq(&stopped.unwrap(), &engine));
-    assert_eq!(phase, Some("Copying"));
+    assert_eq!(labels, Labels { phase: Some("Copying"), failing: None });
     assert!(registry.uids(&named("uid-1")).is_empty());
     assert!(registry.forget("uid-1").0.is_none());
+}
+
+#[test]
+fn what_the_metrics_say_of_a_failure_is_remembered_until_it_is_over() {
+    let registry = Registry::<Counting>::new();
+    assert_eq!(registry.fails("a", &named("a"), None), None);
+    assert!(registry.uids(&named("a")).is_empty(), "nothing is kept of what is not known");
+    assert_eq!(registry.fails("a", &named("a"), Some("SourceUnavailable")), None);
+    assert_eq!(registry.fails("a", &named("a"), Some("StateUnavailable")), Some("SourceUnavailable"));
+    assert_eq!(registry.fails("a", &named("a"), None), Some("StateUnavailable"));
 }
 
 fn at(seconds: i64) -> Timestamp {

@@ -100,7 +100,16 @@ pub(super) fn next_status(
                 next.phase.get_or_insert_with(|| Phase::Pending.as_str().to_owned());
             }
             next.message = Some(summarised.message);
+            // What was measured in the last good step says nothing any more.
             next.workers = None;
+            next.lag = None;
+            if let Some(progress) = &mut next.progress {
+                progress.documents_per_second = None;
+                progress.eta = None;
+            }
+            if let Some(summary) = &mut next.summary {
+                summary.rate = None;
+            }
         }
         Outcome::Stepped(report) => stepped(&mut next, report, summarise(report), generation, now),
         Outcome::Hindered(report, failure) => {

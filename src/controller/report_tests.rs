@@ -179,6 +179,17 @@ fn the_columns_say_what_the_numbers_say() {
 }
 
 #[test]
+fn a_failure_takes_back_what_is_measured_in_a_step() {
+    let lagging = || stepped(Report { lag: Some(Duration::from_secs(75)), ..copying() });
+    let status = after(&[lagging(), failed("SourceUnavailable", false)]);
+    assert_eq!((&status.lag, status.workers), (&None, None));
+    let progress = status.progress.as_ref().unwrap();
+    assert_eq!((progress.documents_per_second, &progress.eta), (None, &None));
+    assert_eq!(status.summary.as_ref().unwrap().rate, None);
+    assert_eq!(next_status(&status, &lagging(), Some(1), at(9)).lag.as_deref(), Some("1m15s"));
+}
+
+#[test]
 fn a_failure_keeps_what_was_reached_and_says_what_to_do() {
     let status = after(&[stepped(copying()), failed("SourceUnavailable", false)]);
     assert_eq!(status.phase.as_deref(), Some("Copying"));

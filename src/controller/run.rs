@@ -16,6 +16,7 @@ use super::{
     reconcile::Context,
     registry::Registry,
     watch::{self, Scope},
+    write,
 };
 use crate::{
     metrics::Metrics,
@@ -129,7 +130,7 @@ pub async fn run_with(
         });
         join_all(watches).await;
     };
-    leadership::while_leading(election, &metrics, &shutdown, work, || context.registry.stop_all()).await;
+    leadership::while_leading(election, &metrics, &shutdown, work, || write::stop_all(&context)).await;
 
     info!("every engine has stopped");
     serving.cancel();

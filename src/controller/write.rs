@@ -19,7 +19,7 @@ use super::{
 use crate::{
     api::{EsIndexMerge, EsIndexMergeStatus, FINALIZER},
     merge::Report,
-    metrics::MergeNumbers,
+    metrics::{Labels, MergeNumbers},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -113,10 +113,24 @@ pub(super) fn measure(context: &Context, seen: &Seen, report: &Report, status: &
     context.metrics.merge(&seen.named.namespace, &seen.named.name, before, &numbers);
 }
 
+/// Why the resource fails, or that it does not.
+pub(super) fn measure_failure(context: &Context, seen: &Seen, reason: Option<&'static str>) {
+    let before = context.registry.fails(&seen.uid, &seen.named, reason);
+    context.metrics.failing(&seen.named.namespace, &seen.named.name, before, reason);
+}
+
+/// This process does not lead any more: every engine is stopped, and what is measured is for the next leader to say.
+pub(super) async fn stop_all(context: &Context) {
+    let unmeasure =
+        |named: &Named, labels: Labels| context.metrics.forget(&named.namespace, &named.name, labels);
+    context.registry.stop_all(unmeasure).await;
+    context.metrics.registry_size(0, 0);
+}
+
 /// The resource is gone: its engine is stopped, its series are removed.
 pub(super) async fn forget(context: &Context, uid: &str, named: &Named) {
-    let (engine, phase) = context.registry.forget(uid);
-    context.metrics.forget(&named.namespace, &named.name, phase);
+    let (engine, labels) = context.registry.forget(uid);
+    context.metrics.forget(&named.namespace, &named.name, labels);
     if let Some(engine) = engine {
         engine.stop().await;
     }
