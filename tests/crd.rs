@@ -12,7 +12,7 @@ use es_index_merge::api;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Client,
-    api::{Api, ApiResource, DeleteParams, DynamicObject, PostParams},
+    api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
 };
 use kubernetes::client_with_definition;
 use serde_json::{Value, json};
@@ -141,6 +141,11 @@ fn created() -> Vec<(&'static str, Value, Answer)> {
             Refused(&["Unsupported value: \"Always\"", "\"Never\", \"AfterVerification\""]),
         ),
         (
+            "a retention without a deletion",
+            at("cutover.retainFor", "24h".into()),
+            Refused(&["spec.cutover.retainFor is \"24h\", but deleteSources is Never"]),
+        ),
+        (
             "a retention of more than a year",
             json!({"cutover": {"deleteSources": "AfterVerification", "retainFor": "8761h"}}),
             Refused(&["spec.cutover.retainFor is \"8761h\"", "from 0s to 8760h"]),
@@ -174,6 +179,38 @@ fn created() -> Vec<(&'static str, Value, Answer)> {
             Accepted,
         ),
         ("an address of version 6", at("source.url", "https://[::1]:9200".into()), Accepted),
+        ("the highest port", at("source.url", "https://es.example.org.:65535/".into()), Accepted),
+        ("a name that only begins with a number", at("source.url", "https://9-es_1.0a:1".into()), Accepted),
+        (
+            "a port that there is not",
+            at("source.url", "https://a:9200,https://es:65536".into()),
+            Refused(&["spec.source.url must be https://host:port", "a port from 1 to 65535"]),
+        ),
+        (
+            "no port after the colon",
+            at("source.url", "https://es:/".into()),
+            Refused(&["spec.source.url must be"]),
+        ),
+        (
+            "a port without a host",
+            at("destination.url", "https://:9200".into()),
+            Refused(&["https://host:port"]),
+        ),
+        (
+            "a path without a host",
+            at("source.url", "https:///es".into()),
+            Refused(&["spec.source.url must be"]),
+        ),
+        (
+            "a number too large in an address",
+            at("source.url", "https://10.0.0.256:9200".into()),
+            Refused(&["spec.source.url must be"]),
+        ),
+        (
+            "an address of five parts",
+            at("source.url", "https://10.0.0.0.1:9200".into()),
+            Refused(&["spec.source.url must be"]),
+        ),
         (
             "a password in a URL",
             at("source.url", "https://elastic:secret@es:9200".into()),
@@ -391,6 +428,14 @@ fn created() -> Vec<(&'static str, Value, Answer)> {
             Refused(&["spec.cutover.aliases: each must be a name"]),
         ),
         (
+            "an alias that is a number",
+            at("cutover.aliases", json!(["ok", "42"])),
+            Refused(&[
+                "spec.cutover.aliases contains \"42\", which is a number, as the names of the sources are",
+            ]),
+        ),
+        ("an alias with a number in it", at("cutover.aliases", json!(["42-a"])), Accepted),
+        (
             "too many aliases",
             at("cutover.aliases", json!((0..17).map(|i| format!("a{i}")).collect::<Vec<_>>())),
             Refused(&["spec.cutover.aliases: Too many"]),
@@ -449,12 +494,6 @@ fn changed() -> Vec<(&'static str, Value, Value, Answer)> {
             "their deletion given up by the one word",
             json!({"cutover": {"deleteSources": "AfterVerification", "retainFor": "24h"}}),
             at("cutover.deleteSources", "Never".into()),
-            Accepted,
-        ),
-        (
-            "another field beside a retention that says nothing any more",
-            json!({"cutover": {"retainFor": "24h"}}),
-            at("cutover.hold", true.into()),
             Accepted,
         ),
         (
@@ -664,6 +703,27 @@ async fn the_api_server_lets_tuning_change_and_identity_not() {
     }
     remove(&client, &namespace).await;
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[tokio::test]
+async fn a_retention_that_says_nothing_any_more_may_stay_but_not_change() {
+    let client = client_with_definition().await;
+    let namespace = namespace(&client, "retained").await;
+    let resources = resources(&client, &namespace);
+    let wanted = json!({"cutover": {"deleteSources": "AfterVerification", "retainFor": "24h"}});
+    resources.create(&PostParams::default(), &manifest("merge", &[&wanted])).await.unwrap();
+    let patch = async |spec: Value| {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        resources.patch("merge", &PatchParams::default(), &patch).await
+    };
+    let given_up = patch(at("cutover.deleteSources", "Never".into())).await;
+    let another_field = patch(at("cutover.hold", true.into())).await;
+    let another_time = patch(at("cutover.retainFor", "48h".into())).await;
+    remove(&client, &namespace).await;
+    given_up.unwrap();
+    another_field.unwrap();
+    let refused = Refused(&["spec.cutover.retainFor is \"48h\", but deleteSources is Never"]);
+    assert_eq!(complaint("another time", &refused, another_time), None);
 }
 
 #[tokio::test]

@@ -5,8 +5,21 @@
 
 use kube::core::{Message, Rule};
 
+/// One number of an address of version 4.
+const BYTE: &str = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
+
+/// A name of a host. One that ends in a number would be taken for an address.
+const NAME: &str = "([A-Za-z0-9_-]+[.])*[A-Za-z0-9_-]*[A-Za-z_-][A-Za-z0-9_-]*[.]?";
+
+/// 1 to 65535.
+const PORT: &str = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])";
+
 /// One node's URL, as a regular expression inside a CEL text.
-const NODE: &str = "https?://[A-Za-z0-9._\\\\[\\\\]:-]+(/[^?#,\\\\s]*)?";
+fn node() -> String {
+    let version_6 = r"\\[[0-9A-Fa-f:.]+\\]";
+    let host = format!("({NAME}|({BYTE}[.]){{3}}{BYTE}|{version_6})");
+    format!(r"https?://{host}(:{PORT})?(/[^?#,\\s]*)?")
+}
 
 /// What a user can do about a change of an immutable field.
 const REMEDY: &str =
@@ -73,13 +86,11 @@ pub(super) fn url_without_credentials(path: &str) -> Rule {
 
 /// One `http(s)://host[:port][/path]`, or several separated by commas.
 pub(super) fn url_form(path: &str) -> Rule {
-    Rule::new(
-        format!("self.contains('@') || self.matches('^{NODE}( *, *{NODE})*$')"),
-    )
-    .message(
+    let node = node();
+    Rule::new(format!("self.contains('@') || self.matches('^{node}( *, *{node})*$')")).message(
         format!(
-            "{path} must be https://host:port (or http://), several nodes of one cluster separated by commas, \
-             without query and fragment, for instance https://elasticsearch:9200"
+            "{path} must be https://host:port (or http://), with a port from 1 to 65535, several nodes of one cluster \
+             separated by commas, without query and fragment, for instance https://elasticsearch:9200"
         )
         .as_str(),
     )
@@ -130,6 +141,15 @@ pub(super) fn alias_names() -> Rule {
     )
 }
 
+/// No alias can be taken for a source.
+pub(super) fn aliases_are_no_numbers() -> Rule {
+    Rule::new("!self.exists(a, a.matches('^[0-9]+$'))").message(with_values(
+        "spec.cutover.aliases contains \"%s\", which is a number, as the names of the sources are; choose an alias \
+         with a letter in it",
+        &["self.filter(a, a.matches('^[0-9]+$'))[0]"],
+    ))
+}
+
 /// An alias cannot have the name of an index.
 pub(super) fn alias_is_not_the_index() -> Rule {
     Rule::new(
@@ -164,11 +184,14 @@ pub(super) fn deletion_needs_blocked_sources() -> Rule {
 /// A time that means nothing is not set. To give a deletion up it is enough to set `Never`: that must never be
 /// refused, so a `retainFor` that was there before may stay.
 pub(super) fn retention_needs_a_deletion() -> Rule {
-    let (deletes, has_deleted) = (deletes_sources("self.cutover"), deletes_sources("oldSelf.cutover"));
+    let (deletes, has_deleted) = (deletes_sources("self.cutover"), deletes_sources("old.cutover"));
     Rule::new(format!(
-        "!has(self.cutover) || !has(self.cutover.retainFor) || {deletes} || (has(oldSelf.cutover) && ({has_deleted} || \
-         (has(oldSelf.cutover.retainFor) && self.cutover.retainFor == oldSelf.cutover.retainFor)))"
+        "!has(self.cutover) || !has(self.cutover.retainFor) || {deletes} || \
+         oldSelf.optMap(old, has(old.cutover) && ({has_deleted} || (has(old.cutover.retainFor) && \
+         self.cutover.retainFor == old.cutover.retainFor))).orValue(false)"
     ))
+    // Also asked when the resource is created: then there is no old one.
+    .optional_old_self(true)
     .field_path(".cutover.retainFor")
     .message(with_values(
         "spec.cutover.retainFor is \"%s\", but deleteSources is Never, so nothing is deleted after that time; remove \

@@ -144,10 +144,10 @@ pub struct CutoverSpec {
     #[serde(default)]
     pub source_writes: SourceWrites,
 
-    /// Aliases that the destination gets when the merge is complete, at most 16.
+    /// Aliases that the destination gets when the merge is complete, at most 16; none may be a number.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 255)))]
-    #[x_kube(merge_strategy = ListMerge::Set, validation = rules::alias_names())]
+    #[x_kube(merge_strategy = ListMerge::Set, validation = rules::alias_names(), validation = rules::aliases_are_no_numbers())]
     pub aliases: Vec<String>,
 
     /// What happens to the source indices once the merge is complete. `Never` (also when left out): they stay.

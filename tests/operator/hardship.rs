@@ -70,21 +70,21 @@ async fn a_crash_between_the_finalizer_and_the_claim_leaves_nothing_behind() {
     assert_eq!(claims(&operator).await, 0, "the next merge waits for nobody");
 }
 
-/// The API server takes a port for a number of any size.
+/// The API server takes for an address of version 6 whatever looks like one.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_only_the_controller_can_refuse_is_a_condition_that_names_the_field() {
     let operator = Operator::running(Flavor::V8, Flavor::V9).await;
     let manifest = operator.scene.manifest(8);
     let source = operator.scene.source_url();
     operator
-        .apply(&manifest.replacen(&format!("url: \"{source}\""), "url: \"http://127.0.0.1:99999\"", 1))
+        .apply(&manifest.replacen(&format!("url: \"{source}\""), "url: \"http://[1::2::3]:9200\"", 1))
         .await;
     let refused = operator.until_reason(NAME, "InvalidSpec", SOON).await;
     let status = refused.status.as_ref().expect("a status");
     assert_eq!(status.phase.as_deref(), Some("Failed"));
     assert_eq!(condition(status, "Stalled").0, "True");
     let (_, _, message) = condition(status, "Failing");
-    assert!(message.contains("spec.source.url") && message.contains("http://127.0.0.1:99999"), "{message}");
+    assert!(message.contains("spec.source.url") && message.contains("http://[1::2::3]:9200"), "{message}");
     assert!(!has_finalizer(&refused), "nothing is held");
 }
 
