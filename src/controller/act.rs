@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     reconcile::{Context, Intent, ReconcileError, Seen},
@@ -231,6 +231,12 @@ async fn release(
     }
     // An engine that runs needs no secret any more, and those may be gone with their namespace.
     let running = context.registry.running(&seen.uid, now).map(|present| present.engine);
+    if let (None, Ok(merge)) = (&running, &merge)
+        && !delete_destination
+        && release_complete(context, seen, merge).await
+    {
+        return Outcome::Released;
+    }
     let opened = match (running, merge) {
         (Some(engine), _) => Ok(engine),
         (None, Ok(merge)) => match reach(context, seen, *merge, now).await {
@@ -268,6 +274,25 @@ async fn release(
         crate::api::FORCE_DELETE_ANNOTATION
     );
     Outcome::Failed(Failure { message, ..failure })
+}
+
+/// Releases a merge that is complete by the state database alone: its clusters and their secrets may be gone by now.
+/// False if there is more to clean up; what stands in the way is found out by doing that.
+async fn release_complete(context: &Context, seen: &Seen, merge: &ValidMerge) -> bool {
+    let Ok(spec) = &seen.spec else { return false };
+    let source = NamespaceSecrets::new(context.client.clone(), &seen.named.namespace);
+    let releasing = async {
+        let login = secrets::resolve_state(spec, &source).await?;
+        Engine::release_complete(merge, &login).await
+    };
+    match tokio::time::timeout(OPEN, releasing).await {
+        Ok(Ok(is_released)) => is_released,
+        Ok(Err(error)) => {
+            debug!(%error, "it is not known whether the merge is complete");
+            false
+        }
+        Err(_) => false,
+    }
 }
 
 const REMAINS: &str = "look after the write blocks of the sources, the settings of the destination (refresh interval, \

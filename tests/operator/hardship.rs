@@ -199,6 +199,20 @@ async fn a_cutover_ends_in_time_although_a_secret_is_gone() {
     tokio::time::timeout(SOON, until_blocked(false)).await.expect("writers are served again");
 }
 
+/// The old cluster is switched off, and then the resource is deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_complete_merge_goes_although_nobody_knows_its_clusters_any_more() {
+    let operator = Operator::running(Flavor::V8, Flavor::V9).await;
+    operator.scene.fill(&odd::Options { documents: 3, chunks: 5, ..odd_data(&operator.scene) }).await;
+    operator.apply(&operator.scene.manifest(8)).await;
+    operator.until_phase(NAME, "Completed", PATIENCE).await;
+    operator.kubectl(&["delete", "secret", "source", "destination", "-n", &operator.namespace], "").await;
+    operator.delete(NAME).await;
+    operator.until_gone(NAME, SOON).await;
+    assert_eq!(claims(&operator).await, 0);
+    assert!(operator.scene.sources_are_blocked().await, "what was verified stays as it is");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_that_cannot_clean_up_says_why_and_may_be_forced() {
     let mut operator = Operator::running(Flavor::V8, Flavor::V8).await;
