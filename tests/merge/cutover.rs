@@ -105,6 +105,23 @@ async fn one_that_is_suspended_serves_writers_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_excluded_during_the_cutover_is_served_again() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = with_late_chunks(&scene).await;
+    let other = Shelf::create(&scene, scene.first_id + 1, 1).await;
+    other.put_document(scene.first_id + 2, 3, "stays where it is").await;
+    let session = Session::start(&crawling(&scene, 3, "5m")).await;
+    wait_for_block(&scene, &other).await;
+    session.stop().await;
+    let without = format!("    exclude: [{}]\n  source:", other.collection);
+    let run = scene.run(&scene.manifest(DIMENSIONS).replacen("  source:", &without, 1)).await;
+    assert!(run.success, "{run:?}");
+    assert!(other.in_destination().await.is_empty());
+    assert!(!is_blocked(&scene, &other.index).await, "it was not merged");
+    assert!(is_blocked(&scene, &shelf.index).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_written_after_somebody_lifted_the_block_is_not_lost() {
     let scene = Scene::new(Flavor::V8, Flavor::V9).await;
     let shelf = with_late_chunks(&scene).await;

@@ -18,7 +18,7 @@ use crate::merge::observe::{active, parse_memo};
 use crate::merge::phase::Phase;
 use crate::merge::plan::CUTOVER_RETRY_MAX;
 use crate::merge::valid::{SourceWrites, ValidMerge};
-use crate::state::{ShardRow, SourceId, SourceRow, SourceState};
+use crate::state::{ShardRow, SourceId, SourceRow};
 
 /// The pause before the second attempt; doubled at each further one, at most [`CUTOVER_RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_secs(30);
@@ -230,8 +230,11 @@ pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -
         return Err(MergeError::Destination(error));
     }
     destination::put_everything_back(engine).await?;
-    // What was taken out of the merge while the cutover was under way moves nowhere.
-    unblock_those(engine, |source| source.state != SourceState::Active).await?;
+    // What was taken out of the merge while the cutover was under way moves nowhere. Its name may be that of an index
+    // which was made in its place and is merged.
+    let stored = engine.state.sources(engine.id).await?;
+    let merged: BTreeSet<&str> = active(&stored).map(|source| source.index_name.as_str()).collect();
+    unblock_those(engine, |source| !merged.contains(source.index_name.as_str())).await?;
     let memo = parse_memo(&engine.merge_row().await?)?;
     let refused = memo.cutover.blocked_at.map(|blocked_at| elapsed(blocked_at, now).as_secs_f64());
     engine.edit_memo(|memo| memo.writes_refused_seconds = refused).await.map(drop)

@@ -25,6 +25,8 @@ const MAX_WINDOW_DOCUMENTS: f64 = 1_000.0;
 const ASSUMED_BYTES: f64 = 16_384.0;
 /// A window holds at most this many times what it was planned for; if there is more, it is read again in parts.
 const SLACK: f64 = 2.0;
+/// So many chunks are always taken, whatever was planned.
+const FEW: f64 = 64.0;
 
 /// How a window is read whose index was not there when lanes were looked up: only to see whether it is gone, which
 /// is an answer that gives its units up. Nothing is taken from such a page.
@@ -181,7 +183,7 @@ impl Batch {
                     from,
                     to,
                     lane: shared.lane(&walked.unit.index_uuid).unwrap_or(PROBE),
-                    most: Some((planned * SLACK).ceil() as usize),
+                    most: Some((planned * SLACK).max(FEW).ceil() as usize),
                 },
             ));
         }
