@@ -146,9 +146,9 @@ pub(super) async fn still_stands(engine: &Engine) -> Result<bool, MergeError> {
     let rows = engine.state.shards(engine.id).await?;
     let copied: BTreeMap<(SourceId, i32), &ShardRow> =
         rows.iter().map(|row| ((row.source, row.shard), row)).collect();
-    let with_index = |source| Ok::<_, MergeError>((index_name(source)?, source));
-    let sources: Vec<(IndexName, &SourceRow)> = active(&stored).map(with_index).collect::<Result<_, _>>()?;
-    let names: Vec<IndexName> = sources.iter().map(|(name, _)| name.clone()).collect();
+    // As passes are planned: an index that two collections share is copied for one of them.
+    let sources = passes::by_index(&stored)?;
+    let names: Vec<IndexName> = sources.keys().cloned().collect();
     // The blocks first: what is refused from then on cannot change the logs that are looked at after it.
     let blocks = engine.source.write_blocks(&names).await.map_err(MergeError::Source)?;
     let (stats, _) = readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?);

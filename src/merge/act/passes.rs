@@ -116,7 +116,7 @@ pub(super) async fn plan_verify(engine: &Engine) -> Result<(), MergeError> {
 }
 
 /// Active sources by the name of their index.
-fn by_index(stored: &[SourceRow]) -> Result<BTreeMap<IndexName, &SourceRow>, MergeError> {
+pub(super) fn by_index(stored: &[SourceRow]) -> Result<BTreeMap<IndexName, &SourceRow>, MergeError> {
     active(stored).map(|source| Ok((index_name(source)?, source))).collect()
 }
 

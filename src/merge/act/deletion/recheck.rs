@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use crate::elastic::{IndexInfo, PrimaryStats};
+use crate::merge::act::passes::is_copied_whole;
 use crate::merge::memo::DestinationMemo;
 use crate::state::{CollectionVerdict, ShardRow, SourceRow};
 
@@ -132,10 +133,7 @@ fn same_log(stored: &Stored<'_>, now: &PrimaryStats) -> Check {
     if copied.is_some_and(|copied| copied.history_uuid != now.history_uuid) {
         return keep("SourceChanged", format!("shard {} was set back to another state", now.shard));
     }
-    // A shard that never had an operation was never planned.
-    let end = copied.map_or(0, |copied| copied.copy_planned_to);
-    let is_drained = now.max_seq_no == now.local_checkpoint && now.max_seq_no == now.global_checkpoint;
-    if now.max_seq_no + 1 != end || !is_drained {
+    if !is_copied_whole(copied, now) {
         return keep("SourceChanged", format!("shard {} was written to after it was copied", now.shard));
     }
     Ok(())
