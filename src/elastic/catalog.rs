@@ -77,6 +77,8 @@ struct ResolvedStream {
 #[derive(Deserialize)]
 struct Described {
     #[serde(default)]
+    aliases: BTreeMap<String, serde::de::IgnoredAny>,
+    #[serde(default)]
     mappings: Value,
     #[serde(default)]
     settings: Map<String, Value>,
@@ -222,13 +224,13 @@ pub(super) fn infos(answer: &[u8], asked: &[&IndexName]) -> Result<Vec<(IndexNam
         let info = IndexInfo::new(index.mappings, index.settings, &index.defaults).ok_or_else(|| {
             ElasticError::bad_answer(DESCRIBING, format!("index `{name}` comes without its settings"))
         })?;
-        Ok((name.clone(), info))
+        Ok((name.clone(), IndexInfo { aliases: index.aliases.into_keys().collect(), ..info }))
     };
     asked.iter().map(info).collect()
 }
 
 /// The parts of `GET /index` that are used; the defaults alone would be ten kilobytes for each index.
-const DESCRIBED_PARTS: &str = r"*.mappings,*.settings,*.defaults.index\.mapping\.exclude_source_vectors,*.defaults.index\.mapping\.source\.mode,*.defaults.index\.disable_sequence_numbers";
+const DESCRIBED_PARTS: &str = r"*.aliases,*.mappings,*.settings,*.defaults.index\.mapping\.exclude_source_vectors,*.defaults.index\.mapping\.source\.mode,*.defaults.index\.disable_sequence_numbers";
 
 fn known(name: &str) -> Option<IndexName> {
     let parsed = IndexName::parse(name);

@@ -1,5 +1,7 @@
 //! What an index is like: settings and mapping, reduced to what decides how it is read. Pure.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use super::names::{IndexUuid, Version};
@@ -25,6 +27,8 @@ pub struct IndexInfo {
     pub write_blocked: bool,
     /// Most hits of one search.
     pub max_result_window: u32,
+    /// Its aliases.
+    pub aliases: BTreeSet<String>,
     /// The whole mapping: `properties` and its siblings.
     pub mapping: Value,
     /// The settings that were set explicitly, flat, for instance `index.number_of_shards`.
@@ -55,6 +59,7 @@ impl IndexInfo {
             max_result_window: setting("index.max_result_window")
                 .and_then(|text| text.parse().ok())
                 .unwrap_or(DEFAULT_RESULT_WINDOW),
+            aliases: BTreeSet::new(),
             mapping,
             settings,
         })

@@ -13,6 +13,7 @@ use super::segments::{SegmentReport, reports};
 use super::shard_log::page::parse_many;
 use super::shard_log::{Page, ReadLane, WindowRequest, pages};
 use super::stats::{self, PrimaryStats};
+use super::versions::of_answer;
 
 const FUZZING: &str = "fuzz";
 
@@ -31,6 +32,11 @@ pub fn read_counts(answer: &Bytes, ranges: &[LogRange]) -> Result<Vec<Result<u64
 /// Reads the chunks that were looked up by their ids.
 pub fn read_lookup(answer: &Bytes, index: &IndexName, lane: &ReadLane) -> Result<Lookup> {
     by_id(answer, index, lane)
+}
+
+/// Reads the versions of so many chunks.
+pub fn read_versions(answer: &[u8], asked: usize) -> Result<Vec<Option<i64>>> {
+    of_answer(answer, asked)
 }
 
 /// Reads the answer of a bulk of so many items.

@@ -35,6 +35,7 @@ mod retry;
 mod segments;
 mod shard_log;
 mod stats;
+mod versions;
 
 pub use admin::{ForceMerge, Health, HealthReport};
 pub use bulk::{

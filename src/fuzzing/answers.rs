@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::choice;
 use crate::elastic::internals::{
     read_broadcast, read_bulk_answer, read_catalog, read_counts, read_error, read_identity, read_info,
-    read_lookup, read_pages, read_segments, read_shard_count, read_stats,
+    read_lookup, read_pages, read_segments, read_shard_count, read_stats, read_versions,
 };
 use crate::elastic::{
     BulkItem, BulkRefusal, CatalogEntry, ElasticError, Hit, IndexName, LogRange, ReadLane, Version,
@@ -75,8 +75,11 @@ pub fn shard_log(data: &[u8]) {
     }
 }
 
-/// `_search` for chunks by their ids.
+/// `_search` for chunks by their ids, and `_mget` of their versions.
 pub fn lookup(data: &[u8]) {
+    for asked in 0..4 {
+        assert!(sound(read_versions(data, asked)).is_none_or(|versions| versions.len() == asked));
+    }
     let Some(index) = index() else { return };
     let (chosen, rest) = choice(data);
     let lane = lane(chosen);

@@ -79,6 +79,8 @@ pub enum NoIndex {
     IndexMissing,
     /// It is the destination itself.
     SourceIsDestination,
+    /// It is that of another collection too.
+    IndexShared,
     /// It is closed.
     IndexClosed,
     /// A shard of it has no primary that answers, which passes by itself: it starts, or its node restarts.
@@ -92,15 +94,17 @@ impl NoIndex {
         match self {
             NoIndex::IndexMissing => "IndexMissing",
             NoIndex::SourceIsDestination => "SourceIsDestination",
+            NoIndex::IndexShared => "IndexShared",
             NoIndex::IndexClosed => "IndexClosed",
             NoIndex::IndexUnavailable => "IndexUnavailable",
         }
     }
 
-    /// Whether there is an index, with chunks that are missing from the destination as long as it cannot be read.
+    /// Whether there is an index, with chunks that are missing from the destination, under the collection's id, as long
+    /// as that is so.
     #[must_use]
     pub fn is_unreadable(self) -> bool {
-        matches!(self, NoIndex::IndexClosed | NoIndex::IndexUnavailable)
+        matches!(self, NoIndex::IndexShared | NoIndex::IndexClosed | NoIndex::IndexUnavailable)
     }
 }
 

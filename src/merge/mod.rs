@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::elastic::IndexName;
+use crate::elastic::{IndexName, ReadLane};
 
 pub use engine::{Connected, Engine};
 pub use error::{MergeCategory, MergeError, Problem};
@@ -50,6 +50,11 @@ pub(crate) fn elapsed(start: Timestamp, end: Timestamp) -> Duration {
 #[must_use]
 pub(crate) fn apart(one: Timestamp, other: Timestamp) -> Duration {
     one.duration_since(other).unsigned_abs()
+}
+
+/// How the keys of a source's chunks are read: the two fields that they are made of.
+fn key_lane() -> ReadLane {
+    ReadLane::Fields(vec!["id", "metadata.document_id"])
 }
 
 /// The name of an index as it is stored: checked before it was, so it can only be wrong by other hands.

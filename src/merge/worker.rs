@@ -14,6 +14,7 @@
 mod batch;
 mod copy;
 mod facts;
+mod keys;
 mod limits;
 mod send;
 mod verify;

@@ -49,6 +49,9 @@ pub struct LeasedUnit {
     pub shards: i32,
     /// What the index takes on its disk for each live document, in bytes.
     pub bytes_per_document: i64,
+    /// Whether all of the log before it was copied before, and its keys compared or known: an update in it is one of a
+    /// chunk that the destination holds.
+    pub is_follow_up: bool,
 }
 
 impl State {
@@ -203,5 +206,6 @@ fn read_unit(row: &PgRow) -> Result<LeasedUnit> {
         estimated_documents: row.try_get("estimated_documents").map_err(&during)?,
         shards: row.try_get("shards").map_err(&during)?,
         bytes_per_document: row.try_get("bytes_per_document").map_err(&during)?,
+        is_follow_up: row.try_get("is_follow_up").map_err(&during)?,
     })
 }

@@ -1,6 +1,6 @@
 //! Sources (one index of one collection) and the shards of their logs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -108,7 +108,8 @@ pub struct ShardRow {
     /// End (exclusive) of the verify plan, in sequence numbers.
     pub verify_planned_to: i64,
     /// Up to where (exclusive) what was deleted in the log is known to be gone from the destination; `None`: the
-    /// keys have to be compared, because the destination may hold some of a history before this one.
+    /// keys have to be compared, because the destination may hold some of a history before this one, or former ones of
+    /// chunks that were given another.
     pub keys_checked_to: Option<i64>,
 }
 
@@ -193,7 +194,7 @@ impl State {
     }
 
     /// Stores that what was deleted on these shards, up to the end of their copy plan as given, is gone from the
-    /// destination too. Passed over where the shard began anew since `shards` were read.
+    /// destination too. Passed over where the shard began anew or was planned further since `shards` were read.
     pub async fn keys_checked(&self, merge: MergeId, shards: &[ShardRow]) -> Result<()> {
         sqlx::query(include_str!("queries/shard_keys_checked.sql"))
             .bind(merge)
@@ -205,6 +206,23 @@ impl State {
             .await
             .map(|_| ())
             .map_err(StateError::during("saving how far deletions are followed"))
+    }
+
+    /// Stores that the destination may hold keys that no chunk of these shards has any more: all keys of their
+    /// sources are compared when the deletions of their pass are followed.
+    pub async fn doubt_keys(&self, merge: MergeId, shards: &BTreeSet<(SourceId, i32)>) -> Result<()> {
+        if shards.is_empty() {
+            return Ok(());
+        }
+        let (sources, numbers): (Vec<SourceId>, Vec<i32>) = shards.iter().copied().unzip();
+        sqlx::query(include_str!("queries/shard_doubt_keys.sql"))
+            .bind(merge)
+            .bind(sources)
+            .bind(numbers)
+            .execute(&self.pool)
+            .await
+            .map(|_| ())
+            .map_err(StateError::during("saving that keys are in doubt"))
     }
 
     /// Sets where these sources stand.

@@ -336,3 +336,37 @@ async fn a_source_of_which_a_snapshot_is_being_made_is_waited_for() {
     assert!(run.success && run.output.contains("2 source indices were deleted, 0 are kept"), "{run:?}");
     source.send(Method::DELETE, &repository, "application/json", None).await.unwrap();
 }
+
+/// The id of a second collection is an alias of the first one's index.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_two_collections_find_is_merged_for_one_and_never_deleted() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let _tables = Shelf::tables(&scene).await;
+    let owner = Shelf::create(&scene, scene.first_id + 1, 1).await;
+    owner.put_document(scene.first_id, 6, "whose are they").await;
+    let guest = Shelf::row(&scene, scene.first_id).await;
+    let alias = async |action: &str| {
+        let body = json!({"actions": [{action: {"index": owner.index, "alias": guest.index}}]});
+        scene.source_cluster.post("/_aliases", &body).await.unwrap()
+    };
+    alias("add").await;
+    let run = scene.run(&scene.manifest(DIMENSIONS)).await;
+    assert!(!run.success, "the chunks of a collection are missing: {run:?}");
+    assert!(run.output.contains("IndexShared: the index"), "{run:?}");
+    assert_eq!((owner.in_destination().await.len(), guest.in_destination().await.len()), (6, 0));
+
+    let exclude = format!("    exclude: [{}]\n  source:", guest.collection);
+    let alone = |token: &str| {
+        let manifest = deleting(&scene).replace("retainFor: 24h", "retainFor: 0s");
+        manifest
+            .replacen("  source:", &exclude, 1)
+            .replace("  contract:", &format!("  retryToken: {token}\n  contract:"))
+    };
+    let run = run_deleting(&scene, &alone("alone")).await;
+    assert!(run.output.contains("0 source indices were deleted, 1 are kept"), "{run:?}");
+    assert!(run.output.contains("is kept: its alias"), "{run:?}");
+    assert!(exists(&scene, &owner.index).await, "the other collection lost its index");
+    alias("remove").await;
+    let run = run_deleting(&scene, &alone("once-more")).await;
+    assert!(run.output.contains("1 source indices were deleted"), "{run:?}");
+}

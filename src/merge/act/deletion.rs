@@ -43,7 +43,7 @@ pub(super) async fn delete(engine: &Engine, spec: &ValidMerge, id: SourceId) -> 
     let sources = engine.state.sources(engine.id).await?;
     let Some(source) = sources.iter().find(|source| source.id == id) else { return Ok(()) };
     let name = index_name(source)?;
-    let finding = look(engine, spec, &sources, source, &name).await?;
+    let finding = look(engine, spec, source, &name).await?;
     let outcome = match finding {
         Finding::Keep(reason) => SourceDeletion::Kept(reason),
         Finding::Gone if source.deletion == Some(SourceDeletion::Intended) => SourceDeletion::Deleted,
@@ -92,7 +92,6 @@ fn tell(source: &SourceRow, outcome: &SourceDeletion) {
 async fn look(
     engine: &Engine,
     spec: &ValidMerge,
-    sources: &[SourceRow],
     source: &SourceRow,
     name: &IndexName,
 ) -> Result<Finding, MergeError> {
@@ -101,7 +100,7 @@ async fn look(
         Ok(_) => {}
         Err(error) => return unreadable(error),
     }
-    let stored = read_stored(engine, spec, sources, source).await?;
+    let stored = read_stored(engine, spec, source).await?;
     if let Err(reason) = recheck::stored(&stored) {
         return Ok(Finding::Keep(reason));
     }
@@ -122,22 +121,18 @@ async fn look(
 async fn read_stored<'a>(
     engine: &Engine,
     spec: &ValidMerge,
-    sources: &[SourceRow],
     source: &'a SourceRow,
 ) -> Result<Stored<'a>, MergeError> {
     let collection = source.collection_id;
     let shards = engine.state.shards(engine.id).await?;
     let verdicts = engine.state.verdicts(engine.id).await?;
     let quarantine = engine.state.quarantine_counts(engine.id).await?;
-    let is_other_of_index =
-        |other: &&SourceRow| other.id != source.id && other.index_uuid == source.index_uuid;
     Ok(Stored {
         source,
         shards: shards.into_iter().filter(|shard| shard.source == source.id).collect(),
         verdict: verdicts.into_iter().find(|verdict| verdict.collection_id == collection),
         quarantined: quarantine.get(&collection).map_or(0, |classes| classes.values().sum()),
         is_wanted: spec.wants(collection),
-        other_collection: sources.iter().find(is_other_of_index).map(|other| other.collection_id),
         destination: parse_memo(&engine.merge_row().await?)?.destination,
     })
 }

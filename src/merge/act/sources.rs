@@ -82,6 +82,7 @@ pub fn match_sources(
             }
         }
     }
+    leave_out_shared(&mut matched);
     for (name, (index, _)) in open {
         let is_stray = name.parse::<i64>().is_ok_and(|id| id.to_string() == name && !known.contains(&id));
         if is_stray {
@@ -89,6 +90,35 @@ pub fn match_sources(
         }
     }
     matched
+}
+
+/// A chunk belongs to one collection. An index that several find behind their aliases is merged for the one that it is
+/// named by, or else for the first.
+fn leave_out_shared(matched: &mut Matched) {
+    let mut owners: BTreeMap<&IndexName, i64> = BTreeMap::new();
+    for (&collection, index) in &matched.indices {
+        let owner = owners.entry(index).or_insert(collection);
+        if index.as_str() == collection.to_string() {
+            *owner = collection;
+        }
+    }
+    let owner =
+        |collection: i64, index: &IndexName| owners.get(index).copied().filter(|&owner| owner != collection);
+    let shared: Vec<(i64, String)> = matched
+        .indices
+        .iter()
+        .filter_map(|(&collection, index)| Some((collection, index, owner(collection, index)?)))
+        .map(|(collection, index, owner)| {
+            let message = format!(
+                "the index {index} is merged for collection {owner}; give this one an index of its own, or exclude it"
+            );
+            (collection, message)
+        })
+        .collect();
+    for (collection, message) in shared {
+        matched.indices.remove(&collection);
+        matched.leave_out(collection, NoIndex::IndexShared, message);
+    }
 }
 
 /// Resolves the sources anew and stores them; purges those that are gone.

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use super::Shared;
 use super::batch::{ReadWindow, Settled};
 use super::facts::Facts;
+use super::keys::{Updated, watch};
 use super::send::{Sent, send};
 use crate::chunk::{self, Cuts, Input, Parsed, Refusal, Transform};
 use crate::elastic::{BulkBody, BulkVersioning, Hit};
@@ -15,8 +16,11 @@ use crate::merge::error::MergeError;
 use crate::merge::version::of_copy;
 use crate::state::{Counts, LeasedUnit, Quarantined, SourceCuts};
 
+/// The version that a server gives to a chunk that is new.
+const FIRST_VERSION: i64 = 1;
+
 /// One chunk of a round: which window, which hit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub window: usize,
     pub hit: usize,
@@ -37,6 +41,8 @@ struct Transformed {
     /// Documents whose facts must be asked for, and the chunks that wait for them.
     unknown_documents: BTreeSet<i64>,
     postponed: Vec<Place>,
+    /// Chunks that the destination holds already, as they were before they were updated.
+    updated: Vec<Updated>,
 }
 
 /// Writes every chunk of the round; returns what became of each window.
@@ -144,6 +150,9 @@ fn transform_blocking(
             out.postponed.push(place);
             continue;
         }
+        if window.unit.is_follow_up && hit.version > FIRST_VERSION {
+            out.updated.push(Updated { place, key: parsed.destination_id().to_owned() });
+        }
         let version = of_copy(window.unit.pass, window.unit.shard, hit.seq_no);
         let buffer = current.body.begin_index(parsed.destination_id(), version, BulkVersioning::External);
         out.cuts[place.window].merge(&parsed.write(document, buffer));
@@ -176,6 +185,7 @@ async fn write(
     transformed: Transformed,
     settled: &mut [Settled],
 ) -> Result<(), MergeError> {
+    watch(shared, windows, &transformed.updated).await?;
     for (place, refusal) in transformed.refused {
         let window = &windows[place.window];
         let hit = &window.page.hits[place.hit];

@@ -3,15 +3,17 @@
 //! What differs is written again and compared again. What still differs, and what has a rival for its key,
 //! goes to quarantine, where it makes the verdict negative and names the chunk.
 
+use std::collections::BTreeSet;
+
 use super::Shared;
 use super::batch::{ReadWindow, Settled};
 use super::copy::{Place, parse, places, quarantined, read_counts};
 use super::facts::Facts;
+use super::keys::{Claim, have_rivals};
 use super::send::{Sent, send};
 use crate::chunk::{Actual, Refusal, Transform, address, compare};
-use crate::elastic::{BulkBody, BulkVersioning, Lookup, WindowRequest};
+use crate::elastic::{BulkBody, BulkVersioning, Lookup};
 use crate::merge::error::MergeError;
-use crate::merge::stored_index;
 use crate::merge::version::{Origin, of_repair};
 
 /// How often a chunk that differs is written and compared again.
@@ -206,10 +208,9 @@ async fn repair(
 ) -> Result<Vec<Expected>, MergeError> {
     let mut body = BulkBody::with_capacity(64 * 1024);
     let mut written = Vec::with_capacity(different.len());
+    let rivalled = rivalled(shared, windows, &different).await?;
     for (expected, found, difference) in different {
-        if let Some(version) = found
-            && has_rival(shared, windows, &expected, version).await?
-        {
+        if rivalled.contains(&expected.place) {
             let reason = format!(
                 "another chunk of the collection has the same document_id and id but other content ({difference}); delete one of the two"
             );
@@ -254,50 +255,22 @@ async fn repair(
     Ok(again)
 }
 
-/// Whether what the destination holds was written from another live chunk with the same key: looked for at its
-/// sequence number on the shards that its version speaks of.
-async fn has_rival(
+/// Those of which the destination holds the words of another live chunk with the same key.
+async fn rivalled(
     shared: &Shared,
     windows: &[ReadWindow],
-    expected: &Expected,
-    version: i64,
-) -> Result<bool, MergeError> {
-    let window = &windows[expected.place.window];
-    let unit = &window.unit;
-    let origin = Origin::of(version);
-    let own_seq_no = window.page.hits[expected.place.hit].seq_no;
-    let is_itself = |shard: i32| shard == unit.shard && own_seq_no == origin.seq_no;
-    let shards: Vec<i32> =
-        (0..unit.shards).filter(|&shard| origin.is_on(shard) && !is_itself(shard)).collect();
-    if origin.seq_no < 0 || shards.is_empty() {
-        return Ok(false);
-    }
-    let index = stored_index(&unit.index_name)?;
-    let lane = shared
-        .lane(&unit.index_uuid)
-        .ok_or_else(|| MergeError::Internal("a window was read without a lane".to_owned()))?;
-    let requests: Vec<WindowRequest> = shards
-        .into_iter()
-        .map(|shard| WindowRequest {
-            index: index.clone(),
-            shard,
-            from: origin.seq_no,
-            to: origin.seq_no + 1,
-            lane: lane.clone(),
-            most: None,
+    different: &[(Expected, Option<i64>, String)],
+) -> Result<BTreeSet<Place>, MergeError> {
+    let there = different.iter().filter_map(|(expected, found, _)| Some((expected, (*found)?)));
+    let (places, claims): (Vec<Place>, Vec<Claim<'_>>) = there
+        .map(|(expected, there)| {
+            let ReadWindow { unit, page, .. } = &windows[expected.place.window];
+            let seq_no = page.hits[expected.place.hit].seq_no;
+            (expected.place, Claim { unit, seq_no, key: &expected.id, there })
         })
-        .collect();
-    for page in shared.context.source.read_windows(&requests).await.map_err(MergeError::Source)? {
-        let page = page.map_err(MergeError::Source)?;
-        for hit in &page.hits {
-            let same_key = parse(shared.transform(), window, hit)
-                .is_ok_and(|parsed| parsed.destination_id() == expected.id);
-            if same_key {
-                return Ok(true);
-            }
-        }
-    }
-    Ok(false)
+        .unzip();
+    let rivals = have_rivals(shared, &claims).await?;
+    Ok(places.into_iter().zip(rivals).filter_map(|(place, has_rival)| has_rival.then_some(place)).collect())
 }
 
 /// Books a chunk that is not to be in the destination, and says why.

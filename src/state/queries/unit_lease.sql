@@ -26,4 +26,6 @@ FROM summed c, source s
 WHERE u.id = c.id AND (c.place = 1 OR c.running <= $6) AND s.id = u.source
 RETURNING u.id, u.epoch, u.kind, u.pass, u.source, s.collection_id, s.index_name, s.index_uuid, u.shard,
           u.from_seq, u.to_seq, u.cursor_seq, u.attempts, u.estimated_documents,
-          s.shards, s.bytes / greatest(s.documents, 1) AS bytes_per_document
+          s.shards, s.bytes / greatest(s.documents, 1) AS bytes_per_document,
+          coalesce((SELECT h.keys_checked_to <= u.from_seq FROM shard h WHERE h.source = u.source AND h.shard = u.shard),
+                   false) AS is_follow_up

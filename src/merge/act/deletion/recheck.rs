@@ -21,8 +21,6 @@ pub(super) struct Stored<'a> {
     pub quarantined: i64,
     /// Whether the spec (still) asks for the collection.
     pub is_wanted: bool,
-    /// Another collection whose index is the same one.
-    pub other_collection: Option<i64>,
     pub destination: Option<DestinationMemo>,
 }
 
@@ -72,9 +70,6 @@ pub(super) fn stored(stored: &Stored<'_>) -> Check {
     if !stored.is_wanted {
         return keep("Excluded", "its collection is excluded from the merge now");
     }
-    if let Some(other) = stored.other_collection {
-        return keep("IndexShared", format!("it is the index of collection {other} too"));
-    }
     Ok(())
 }
 
@@ -104,12 +99,16 @@ pub(super) fn destination(stored: &Stored<'_>, now: &DestinationNow) -> Check {
     Ok(())
 }
 
-/// The index is the one that was copied, still refuses writes by our block, and nothing was written to it.
+/// The index is the one that was copied and nobody else's, still refuses writes by our block, and nothing was written to it.
 pub(super) fn index(stored: &Stored<'_>, now: &IndexNow) -> Check {
     let source = stored.source;
     let is_same = |uuid: &str| uuid == source.index_uuid;
     if !is_same(&now.info.uuid.0) || !now.shards.iter().all(|shard| is_same(&shard.index_uuid.0)) {
         return Err(replaced(&"another index has its name now"));
+    }
+    let mut others = now.info.aliases.iter().filter_map(|alias| alias.parse::<i64>().ok());
+    if let Some(other) = others.find(|&other| other != source.collection_id) {
+        return keep("IndexShared", format!("its alias {other} makes it the index of that collection too"));
     }
     let is_blocked = now.info.settings.get("index.blocks.write").is_some_and(|block| block == "true");
     if !source.blocked_by_us || !is_blocked {

@@ -1,6 +1,8 @@
 //! Each single difference from what was verified is a reason to keep the index.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, json};
 
 use super::*;
@@ -60,7 +62,6 @@ fn all(source: &SourceRow) -> (Stored<'_>, DestinationNow, IndexNow) {
         verdict: Some(verdict),
         quarantined: 0,
         is_wanted: true,
-        other_collection: None,
         destination: Some(destination),
     };
     let now = DestinationNow { uuid: Some("destination".to_owned()), histories, documents: 4 };
@@ -92,6 +93,7 @@ fn info() -> IndexInfo {
         seq_no_searchable: true,
         write_blocked: true,
         max_result_window: 10_000,
+        aliases: BTreeSet::from(["42".to_owned(), "all-of-them".to_owned()]),
         mapping: json!({}),
         settings: settings.as_object().cloned().unwrap_or_else(Map::new),
     }
@@ -116,14 +118,13 @@ type ChangeOfIndex = fn(&mut IndexNow);
 
 #[test]
 fn what_is_stored_forbids_it() {
-    let cases: [(&str, ChangeOfStored); 8] = [
+    let cases: [(&str, ChangeOfStored); 7] = [
         ("NoVerdict", |known| known.verdict = None),
         ("NoVerdict", |known| known.verdict.as_mut().unwrap().verdict = false),
         ("Quarantined", |known| known.quarantined = 1),
         ("Quarantined", |known| known.verdict.as_mut().unwrap().quarantined = 1),
         ("NotCompared", |known| known.shards[0].verify_planned_to = 0),
         ("Excluded", |known| known.is_wanted = false),
-        ("IndexShared", |known| known.other_collection = Some(43)),
         ("", |_| {}),
     ];
     let source = source();
@@ -162,7 +163,8 @@ fn a_destination_that_is_another_one_was_set_back_or_holds_more_or_less_forbids_
 
 #[test]
 fn an_index_that_is_not_what_was_copied_is_kept() {
-    let cases: [(&str, ChangeOfIndex); 11] = [
+    let cases: [(&str, ChangeOfIndex); 12] = [
+        ("IndexShared", |now| assert!(now.info.aliases.insert("43".to_owned()))),
         ("SourceReplaced", |now| now.info.uuid.0 = "another".to_owned()),
         ("SourceReplaced", |now| now.shards[0].index_uuid.0 = "another".to_owned()),
         ("NotBlocked", |now| drop(now.info.settings.remove("index.blocks.write"))),

@@ -13,13 +13,13 @@ use std::collections::{BTreeMap, HashMap};
 use super::withheld::Withheld;
 use crate::chunk::key_of;
 use crate::elastic::{
-    BulkBody, BulkItem, ElasticError, ErrorCategory, IndexName, MAX_WINDOW, ReadLane, SeqNo, ShardNumber,
-    WindowRequest,
+    BulkBody, BulkItem, ElasticError, ErrorCategory, IndexName, MAX_WINDOW, SeqNo, ShardNumber, WindowRequest,
 };
 use crate::merge::act::sources::index_name;
 use crate::merge::act::writer_alias;
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
+use crate::merge::key_lane;
 use crate::merge::version::{Origin, of_deletion};
 use crate::state::SourceRow;
 use crate::state::invariants::Place;
@@ -178,7 +178,7 @@ impl Comparison<'_> {
                         shard,
                         from,
                         to,
-                        lane: ReadLane::Fields(vec!["id", "metadata.document_id"]),
+                        lane: key_lane(),
                         most: None,
                     })
                     .collect();

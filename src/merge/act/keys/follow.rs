@@ -4,8 +4,8 @@
 //! every position since the last check is held by a live chunk, nothing was deleted or written over in
 //! between: one count per shard, many in a request. The end of the range is that of the last copy plan, which was
 //! read before the refresh that preceded the plan, so everything below it is visible. Only where the count is lower
-//! are the keys of that source compared. (An update that changes a chunk's key passes this test; the
-//! counts of the cutover find it.)
+//! are the keys of that source compared. (An update that gives a chunk another key passes this test; whoever copies
+//! it puts the source's keys in doubt, see `worker/keys.rs`.)
 
 use std::collections::{BTreeMap, BTreeSet};
 

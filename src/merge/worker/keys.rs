@@ -1,0 +1,122 @@
+//! Keys that an update in place gave to a chunk, or took from another one.
+//!
+//! An application may change `document_id` or `id` of a chunk that is copied already. Its former key then stays in the
+//! destination, and the new one may be that of another chunk, whose words are written over; neither need show in any
+//! count. But what the destination holds under an updated chunk's key, before it is written, tells all: words of
+//! that chunk's former place in the log, where nothing lives any more, if the key is the same; nothing, if it is new; words
+//! of a chunk that lives, if it is that chunk's. In the last two cases the keys of the source are put in
+//! doubt, durably and before anything is written, and compared when the pass is followed (`act/keys/follow.rs`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Shared;
+use super::batch::ReadWindow;
+use super::copy::Place;
+use crate::chunk::key_of;
+use crate::elastic::{IndexName, SeqNo, WindowRequest};
+use crate::merge::error::MergeError;
+use crate::merge::version::Origin;
+use crate::merge::{key_lane, stored_index};
+use crate::state::invariants::{Place as LogPlace, ranges};
+use crate::state::{LeasedUnit, SourceId};
+
+/// Ids in one look-up.
+const IDS: usize = 1_000;
+/// Ranges of a log read with one request.
+const RANGES: usize = 64;
+
+/// A chunk that is about to be written and was updated since its shard was copied before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Updated {
+    pub place: Place,
+    pub key: String,
+}
+
+/// A chunk, and the version that the destination holds under its key.
+pub(super) struct Claim<'a> {
+    pub unit: &'a LeasedUnit,
+    pub seq_no: SeqNo,
+    pub key: &'a str,
+    pub there: i64,
+}
+
+/// Puts the keys of those sources in doubt in which one of these chunks does not have the key that it had.
+pub(super) async fn watch(
+    shared: &Shared,
+    windows: &[ReadWindow],
+    updated: &[Updated],
+) -> Result<(), MergeError> {
+    let mut doubtful = BTreeSet::new();
+    for part in updated.chunks(IDS) {
+        let keys: Vec<&str> = part.iter().map(|updated| updated.key.as_str()).collect();
+        let context = &shared.context;
+        let versions = context.destination.versions(&context.destination_index, &keys).await;
+        let mut claims = Vec::with_capacity(part.len());
+        for (Updated { place, key }, version) in part.iter().zip(versions.map_err(MergeError::Destination)?) {
+            let ReadWindow { unit, page, .. } = &windows[place.window];
+            match version {
+                Some(there) => claims.push(Claim { unit, seq_no: page.hits[place.hit].seq_no, key, there }),
+                None => drop(doubtful.insert((unit.source, unit.shard))),
+            }
+        }
+        let rivals = have_rivals(shared, &claims).await?;
+        let rivalled = claims.iter().zip(rivals).filter(|(_, has_rival)| *has_rival);
+        doubtful.extend(rivalled.map(|(claim, _)| (claim.unit.source, claim.unit.shard)));
+    }
+    if !doubtful.is_empty() {
+        tracing::info!(
+            shards = doubtful.len(),
+            "chunks were given other keys in place: all keys will be compared"
+        );
+    }
+    Ok(shared.context.state.doubt_keys(shared.context.id, &doubtful).await?)
+}
+
+/// Of each chunk, whether the destination's document was written from another chunk that lives and has the same key.
+pub(super) async fn have_rivals(shared: &Shared, claims: &[Claim<'_>]) -> Result<Vec<bool>, MergeError> {
+    let mut at: BTreeMap<LogPlace, Vec<usize>> = BTreeMap::new();
+    let mut indices: BTreeMap<SourceId, IndexName> = BTreeMap::new();
+    for (number, claim) in claims.iter().enumerate() {
+        let rivals: Vec<LogPlace> = places_of_rivals(claim).collect();
+        if !rivals.is_empty() {
+            indices.insert(claim.unit.source, stored_index(&claim.unit.index_name)?);
+        }
+        for place in rivals {
+            at.entry(place).or_default().push(number);
+        }
+    }
+    let mut found = vec![false; claims.len()];
+    let places: Vec<LogPlace> = at.keys().copied().collect();
+    for part in ranges(&places).chunks(RANGES) {
+        let requests: Vec<WindowRequest> = part
+            .iter()
+            .filter_map(|range| {
+                let index = indices.get(&range.source)?.clone();
+                let (shard, from, to) = (range.shard, range.from, range.to);
+                Some(WindowRequest { index, shard, from, to, lane: key_lane(), most: None })
+            })
+            .collect();
+        let pages = shared.context.source.read_windows(&requests).await.map_err(MergeError::Source)?;
+        for (range, page) in part.iter().zip(pages) {
+            for hit in page.map_err(MergeError::Source)?.hits {
+                let place = LogPlace { source: range.source, shard: range.shard, seq_no: hit.seq_no };
+                let Some(numbers) = at.get(&place) else { continue };
+                let Ok(key) = key_of(hit.source()) else { continue };
+                numbers
+                    .iter()
+                    .filter(|&&number| claims[number].key == key)
+                    .for_each(|&number| found[number] = true);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Where the chunk can be from which the destination's document was written, if it is not the claimant itself.
+fn places_of_rivals(claim: &Claim<'_>) -> impl Iterator<Item = LogPlace> {
+    let (unit, origin) = (claim.unit, Origin::of(claim.there));
+    let own = (unit.shard, claim.seq_no);
+    (0..unit.shards)
+        .filter(move |&shard| origin.seq_no >= 0 && origin.is_on(shard) && (shard, origin.seq_no) != own)
+        .map(move |shard| LogPlace { source: unit.source, shard, seq_no: origin.seq_no })
+}

@@ -1,0 +1,86 @@
+//! A chunk changes its `document_id` or `id` in place, which no count of either side shows: its former key stays behind
+//! in the destination, and the key that it takes may be that of another chunk.
+
+use demo::seed::bulk::Bulk;
+
+use crate::deletions::held;
+use crate::scene::{DIMENSIONS, Flavor, Scene};
+use crate::session::Session;
+use crate::shelf::{Chunk, Shelf};
+
+/// Writes a chunk under an id that does not change.
+async fn put_as(scene: &Scene, shelf: &Shelf<'_>, id: &str, chunk: Chunk<'_>) {
+    let mut bulk = Bulk::default();
+    bulk.index(&shelf.index, Some(id), &chunk.source());
+    bulk.send(&scene.source_cluster).await.unwrap();
+    scene.source_cluster.refresh(&shelf.index).await.unwrap();
+}
+
+/// A merge in step with a collection of 8 chunks (number 0 to 7), one (50) whose id is "mover", and one (51) whose
+/// id is "settler"; and no process.
+async fn in_step(scene: &Scene, shards: u32) -> Shelf<'_> {
+    let _tables = Shelf::tables(scene).await;
+    let shelf = Shelf::create(scene, scene.first_id, shards).await;
+    let document = scene.first_id;
+    shelf.put_document(document, 8, "alone").await;
+    put_as(scene, &shelf, "mover", Chunk(document, 50, "moves")).await;
+    put_as(scene, &shelf, "settler", Chunk(document, 51, "stays")).await;
+    let session = Session::start(&held(&scene.manifest(DIMENSIONS))).await;
+    scene.wait_for_phase("Synced").await;
+    scene.wait_for_a_whole_pass().await;
+    session.stop().await;
+    assert_eq!(shelf.in_destination().await.len(), 10);
+    shelf
+}
+
+/// A twin of another chunk makes the source's count as much greater as the former key makes the destination's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_former_key_goes_although_a_twin_evens_the_counts_out() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = in_step(&scene, 1).await;
+    let document = scene.first_id;
+    put_as(&scene, &shelf, "mover", Chunk(document, 60, "moved")).await;
+    put_as(&scene, &shelf, "twin", Chunk(document, 51, "stays")).await;
+    scene.completes(&scene.manifest(DIMENSIONS)).await;
+    let there = shelf.in_destination().await;
+    assert_eq!(there[&(document, 60)]["_source"]["content"], "moved");
+    assert!(!there.contains_key(&(document, 50)), "its former key is still there");
+    assert_eq!(there.len(), 10);
+}
+
+/// The destination holds as many documents as the source has chunks, and one of them is of no chunk while a chunk is
+/// in none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_takes_the_key_of_another_is_a_collision() {
+    let scene = Scene::new(Flavor::V9, Flavor::V9).await;
+    let shelf = in_step(&scene, 3).await;
+    let document = scene.first_id;
+    put_as(&scene, &shelf, "mover", Chunk(document, 51, "moved here")).await;
+    let run = scene.run(&scene.manifest(DIMENSIONS)).await;
+    assert!(!run.success, "a chunk is lost behind equal counts: {run:?}");
+    let rows: Vec<(String, String)> = sqlx::query_as("SELECT chunk_id, class FROM es_index_merge.quarantine")
+        .fetch_all(&scene.pool)
+        .await
+        .unwrap();
+    assert_eq!(rows, [("settler".to_owned(), "Collision".to_owned())]);
+    assert!(!shelf.in_destination().await.contains_key(&(document, 50)), "its former key is still there");
+    // Mended by giving the other one a key of its own.
+    put_as(&scene, &shelf, "settler", Chunk(document, 52, "stays")).await;
+    let again = scene.manifest(DIMENSIONS).replace("  contract:", "  retryToken: again\n  contract:");
+    scene.completes(&again).await;
+    assert_eq!(shelf.in_destination().await.len(), 10);
+}
+
+/// What is updated in place under its key costs no comparison of all keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn updates_that_keep_their_key_are_no_reason_to_compare_all_keys() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = in_step(&scene, 2).await;
+    let document = scene.first_id;
+    put_as(&scene, &shelf, "mover", Chunk(document, 50, "has other words now")).await;
+    put_as(&scene, &shelf, "settler", Chunk(document, 51, "the same")).await;
+    let run = scene.run(&scene.manifest(DIMENSIONS)).await;
+    assert!(run.success, "{run:?}");
+    assert!(!run.output.contains("keys compared"), "{run:?}");
+    assert_eq!(shelf.in_destination().await[&(document, 50)]["_source"]["content"], "has other words now");
+}
