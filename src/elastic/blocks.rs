@@ -103,7 +103,7 @@ impl Cluster {
     /// Blocks an index for which the answer of its group was not certain.
     async fn block_alone(&self, name: &IndexName, of_group: Answer) -> Result<bool> {
         if of_group == Answer::WasBlocked {
-            self.unblock_writes(std::slice::from_ref(name)).await?;
+            self.unblock_group(&[name]).await?;
         }
         let (answer, _) = self.block(&[name]).await?;
         match answer.map(|answer| answer.of(name)) {
@@ -165,9 +165,33 @@ impl Cluster {
         Ok(asked.into_iter().filter(is_verified).cloned().collect())
     }
 
-    /// Allows writes again; indices that do not exist are passed over.
-    pub async fn unblock_writes(&self, indices: &[IndexName]) -> Result<()> {
-        by_groups(indices, |group| async move { self.unblock_group(&group).await }).await.map(drop)
+    /// Allows writes again; indices that do not exist are passed over. Returns those of which the server refuses it (a
+    /// block that forbids changes of settings, a privilege), and why; they do not hold up the others.
+    pub async fn unblock_writes(&self, indices: &[IndexName]) -> Result<BTreeMap<IndexName, ElasticError>> {
+        let refused =
+            by_groups(indices, |group| async move { self.unblock_what_can_be(&group).await }).await?;
+        Ok(refused.into_iter().flatten().collect())
+    }
+
+    async fn unblock_what_can_be(&self, group: &[&IndexName]) -> Result<Vec<(IndexName, ElasticError)>> {
+        let is_of_one = |error: &ElasticError| {
+            matches!(error.category(), ErrorCategory::Forbidden | ErrorCategory::Invalid)
+        };
+        match self.unblock_group(group).await {
+            Ok(()) => return Ok(Vec::new()),
+            // One of the list is enough for that.
+            Err(error) if is_of_one(&error) => {}
+            Err(error) => return Err(error),
+        }
+        let mut refused = Vec::new();
+        for &name in group {
+            match self.unblock_group(&[name]).await {
+                Ok(()) => {}
+                Err(error) if is_of_one(&error) => refused.push((name.clone(), error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(refused)
     }
 
     async fn unblock_group(&self, group: &[&IndexName]) -> Result<()> {

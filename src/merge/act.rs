@@ -1,5 +1,6 @@
 //! Executes actions. Each is idempotent, limited in time, and leaves its trace in what is observed next.
 
+mod blocks;
 mod cutover;
 mod deletion;
 mod destination;
@@ -14,11 +15,14 @@ use jiff::Timestamp;
 use super::engine::Engine;
 use super::error::MergeError;
 use super::memo::Rechecked;
+use super::observe::parse_memo;
 use super::phase::Phase;
 use super::plan::Action;
 use super::valid::ValidMerge;
 use crate::state::{QuarantineFilter, UnitKind};
 
+pub(super) use blocks::lift as lift_blocks;
+pub(super) use cutover::abandon;
 pub(super) use destination::{index_spec, is_destination_lost, lost, pinned_index_options};
 pub(super) use sources::{Matched, match_sources, readable};
 
@@ -40,11 +44,11 @@ pub(super) async fn act(
     action: &Action,
     phase: Phase,
     now: Timestamp,
-) -> Result<(), MergeError> {
+) -> Result<bool, MergeError> {
     tracing::debug!(?action, %phase, "act");
-    match action {
+    let done = match action {
         Action::PrepareDestination => destination::prepare(engine, spec).await,
-        Action::ResolveSources => sources::resolve(engine, spec).await,
+        Action::ResolveSources => sources::resolve(engine, spec).await.map(drop),
         Action::PlanPass(UnitKind::Copy) => {
             passes::plan_copy(engine, passes::Drained::Whatever, now).await.map(drop)
         }
@@ -62,19 +66,23 @@ pub(super) async fn act(
         Action::RewriteSegments => graph::rewrite(engine).await,
         Action::SettleDestination => destination::settle(engine, spec).await,
         Action::BeginCutover => cutover::begin(engine, now).await,
-        Action::BlockSources => cutover::block(engine, now).await,
+        Action::LetWorkersWrite => destination::let_workers_write(engine).await,
+        Action::BlockSources => blocks::block(engine, now).await,
         Action::PlanLastPass => cutover::plan_last_pass(engine, spec, now).await,
-        Action::FollowDeletions => keys::follow(engine, spec).await,
-        Action::ReconcileKeys => keys::reconcile(engine, spec).await,
+        Action::FollowDeletions => keys::follow(engine).await,
+        Action::ReconcileKeys => keys::reconcile(engine, spec, now).await,
         Action::Judge => judge::judge(engine, spec).await,
-        Action::AbandonCutover(reason) => cutover::abandon(engine, reason, now).await,
-        Action::UnblockSources => cutover::unblock(engine).await,
-        Action::Finish => cutover::finish(engine, spec, now).await,
+        Action::AbandonCutover(reason) => {
+            cutover::abandon(&engine.state, &engine.source, engine.id, reason, now).await
+        }
+        Action::UnblockSources => blocks::unblock(engine).await,
+        Action::Finish => return cutover::finish(engine, spec, now).await,
         Action::Retry => retry(engine, spec, phase).await,
         Action::DeleteSource(source) => deletion::delete(engine, spec, *source).await,
         Action::ReconsiderKept => reconsider_kept(engine, spec).await,
         Action::Enter(next) => enter(engine, phase, *next).await,
-    }
+    };
+    done.map(|()| true)
 }
 
 /// Tries again what failed. The token is stored last: until then all of it is done again.
@@ -116,9 +124,11 @@ async fn enter(engine: &Engine, from: Phase, to: Phase) -> Result<(), MergeError
 /// See [`Engine::dismantle`].
 pub(super) async fn dismantle(engine: &Engine, delete_destination: bool) -> Result<(), MergeError> {
     let row = engine.merge_row().await?;
-    let complete = row.phase == Phase::Completed.as_str();
-    if !complete {
-        cutover::unblock(engine).await?;
+    let is_over = row.phase == Phase::Completed.as_str() || parse_memo(&row)?.cutover.handed_over;
+    if !is_over {
+        // A process that is about to set blocks finds its attempt gone.
+        let reason = "the resource is deleted";
+        cutover::abandon(&engine.state, &engine.source, engine.id, reason, Timestamp::now()).await?;
     }
     destination::put_everything_back(engine).await?;
     if delete_destination {

@@ -21,6 +21,7 @@ use super::preflight::{self, Parts};
 use super::progress::Pace;
 use super::report::{self, Report};
 use super::secrets::Secrets;
+use super::unreached;
 use super::valid::ValidMerge;
 use super::worker::WorkerPool;
 use crate::chunk::Transform;
@@ -32,7 +33,7 @@ use crate::state::{Claim, Login, MergeId, MergeRow, NewMerge, State};
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the lease of a step lasts without a sign of life: whoever is stopped for longer must not go on acting.
-const STEP_LEASE: Duration = Duration::from_secs(5);
+pub(super) const STEP_LEASE: Duration = Duration::from_secs(5);
 /// How often it is renewed within a long action.
 const STEP_RENEWAL: Duration = Duration::from_secs(1);
 
@@ -97,14 +98,23 @@ impl Connected {
 impl Engine {
     /// Connects everything and checks everything (all problems at once).
     ///
+    /// Where that fails, writers that nobody has a reason to refuse any more are served all the same (see
+    /// `unreached.rs`).
+    ///
     /// `worker` names this process in leases; it must be unique among the processes of a merge.
     pub async fn connect(
         merge: ValidMerge,
         secrets: Secrets,
         worker: String,
     ) -> Result<Connected, MergeError> {
-        let parts = preflight::connect(&merge, &secrets).await?;
-        Ok(Connected { merge, worker, parts })
+        let failure = match preflight::connect(&merge, &secrets).await {
+            Ok(parts) => return Ok(Connected { merge, worker, parts }),
+            Err(failure) => failure,
+        };
+        if let Err(error) = unreached::serve_writers(&merge, &secrets, &worker, Timestamp::now()).await {
+            tracing::debug!(%error, "whether writers can be served cannot be found out either");
+        }
+        Err(failure)
     }
 
     /// [`Engine::connect`], then [`Connected::claim`].
@@ -211,7 +221,9 @@ impl Engine {
             if !self.still_decides().await? {
                 return self.help(now).await;
             }
-            act::act(self, &spec, action, seen.phase, now).await?;
+            if !act::act(self, &spec, action, seen.phase, now).await? {
+                break;
+            }
         }
         let changed = decided.actions.iter().any(Action::changes_what_is_seen);
         let (after, rows) = if changed { self.observe().await? } else { (seen.clone(), rows) };
@@ -290,13 +302,7 @@ impl Engine {
 
     /// Lets `change` edit the stored memo, in one transaction; returns what is stored.
     pub(super) async fn edit_memo(&self, change: impl FnOnce(&mut Memo) + Send) -> Result<Memo, MergeError> {
-        let edit = |value: serde_json::Value| {
-            let mut memo = Memo::parse(value)?;
-            change(&mut memo);
-            serde_json::to_value(&memo)
-                .map_err(|error| MergeError::Internal(format!("the memo cannot be written: {error}")))
-        };
-        Memo::parse(self.state.edit_memo(self.id, edit).await??)
+        edit_memo(&self.state, self.id, change).await
     }
 
     fn report(
@@ -312,4 +318,19 @@ impl Engine {
         let lanes = self.pool.lanes();
         report::report(&report::Inputs { spec, seen, rows, next, waiting, lanes, now }, &mut pace)
     }
+}
+
+/// Lets `change` edit the stored memo of a merge, in one transaction; returns what is stored.
+pub(super) async fn edit_memo(
+    state: &State,
+    id: MergeId,
+    change: impl FnOnce(&mut Memo) + Send,
+) -> Result<Memo, MergeError> {
+    let edit = |value: serde_json::Value| {
+        let mut memo = Memo::parse(value)?;
+        change(&mut memo);
+        serde_json::to_value(&memo)
+            .map_err(|error| MergeError::Internal(format!("the memo cannot be written: {error}")))
+    };
+    Memo::parse(state.edit_memo(id, edit).await??)
 }

@@ -81,6 +81,8 @@ pub enum NoIndex {
     SourceIsDestination,
     /// It is that of another collection too.
     IndexShared,
+    /// Its id leads to several indices, or to a data stream.
+    IndexAmbiguous,
     /// It is closed.
     IndexClosed,
     /// A shard of it has no primary that answers, which passes by itself: it starts, or its node restarts.
@@ -95,6 +97,7 @@ impl NoIndex {
             NoIndex::IndexMissing => "IndexMissing",
             NoIndex::SourceIsDestination => "SourceIsDestination",
             NoIndex::IndexShared => "IndexShared",
+            NoIndex::IndexAmbiguous => "IndexAmbiguous",
             NoIndex::IndexClosed => "IndexClosed",
             NoIndex::IndexUnavailable => "IndexUnavailable",
         }
@@ -104,7 +107,13 @@ impl NoIndex {
     /// as that is so.
     #[must_use]
     pub fn is_unreadable(self) -> bool {
-        matches!(self, NoIndex::IndexShared | NoIndex::IndexClosed | NoIndex::IndexUnavailable)
+        match self {
+            NoIndex::IndexShared
+            | NoIndex::IndexAmbiguous
+            | NoIndex::IndexClosed
+            | NoIndex::IndexUnavailable => true,
+            NoIndex::IndexMissing | NoIndex::SourceIsDestination => false,
+        }
     }
 }
 
@@ -123,6 +132,9 @@ pub struct DestinationMemo {
     /// copy), so that what was compared is no longer what is there.
     #[serde(default)]
     pub histories: BTreeMap<i32, String>,
+    /// Whether that ever was so: what is there must be compared, whatever `verification.mode` says.
+    #[serde(default)]
+    pub was_set_back: bool,
 }
 
 /// The deferred graph.
@@ -162,6 +174,11 @@ pub struct CutoverMemo {
     pub rechecked: Rechecked,
     /// The keys and counts of both sides agree.
     pub keys_reconciled: bool,
+    /// The verdict is positive and the aliases are set, or about to be: applications may write to the destination, and
+    /// nothing leads back any more.
+    pub handed_over: bool,
+    /// When the last look was that found every source as it was copied, and refusing writes.
+    pub stood_at: Option<Timestamp>,
     /// Attempts so far.
     pub attempts: u32,
     /// Not before this moment is the next attempt.

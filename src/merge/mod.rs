@@ -19,6 +19,7 @@ mod preflight;
 mod progress;
 mod report;
 pub mod secrets;
+mod unreached;
 mod valid;
 pub mod version;
 mod worker;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::engine::Engine;
 use super::error::MergeError;
-use super::memo::{CutoverMemo, GraphMemo, Memo, VerdictMemo};
+use super::memo::{CutoverMemo, DestinationMemo, GraphMemo, Memo, VerdictMemo};
 use super::phase::Phase;
 use crate::elastic::Health;
 use crate::state::{
@@ -37,6 +37,8 @@ pub struct Observation {
     pub verdict: Option<VerdictMemo>,
     /// An index that could not be read when the sources were last resolved, and why: for now, so it is waited for.
     pub unavailable: Option<String>,
+    /// Workers have no alias to write through.
+    pub workers_stopped: bool,
     /// Sources with a write block that we set.
     pub blocked_sources: u64,
     /// When the ends of the logs were last read for a pass.
@@ -110,6 +112,8 @@ pub struct Walk {
 pub struct DestinationSeen {
     /// What was changed for the load has been put back.
     pub settled: bool,
+    /// It was set back to an older state once, so that what it holds must be compared.
+    pub was_set_back: bool,
     /// Every shard is assigned, and every replica that this cluster has a node for.
     pub serving: bool,
     /// Merges that run in the server.
@@ -136,10 +140,11 @@ pub(super) fn test_observation(graph: GraphMemo) -> Observation {
         verify_behind: false,
         keys_behind: false,
         graph,
-        destination: DestinationSeen { settled: false, serving: true, merges_running: 0 },
+        destination: DestinationSeen { serving: true, ..DestinationSeen::default() },
         cutover: CutoverMemo::default(),
         verdict: None,
         unavailable: None,
+        workers_stopped: false,
         blocked_sources: 0,
         pass_taken_at: None,
         retry_token: String::new(),
@@ -191,6 +196,7 @@ impl Engine {
             cutover: memo.cutover.clone(),
             verdict: memo.verdict.clone(),
             unavailable: memo.unavailable(),
+            workers_stopped: memo.workers_stopped,
             blocked_sources: sources.iter().filter(|source| source.blocked_by_us).count() as u64,
             pass_taken_at: memo.pass_taken_at,
             retry_token: merge.retry_token.clone(),
@@ -207,9 +213,11 @@ impl Engine {
     }
 
     async fn see_destination(&self, phase: Phase, memo: &Memo) -> Result<DestinationSeen, MergeError> {
-        let settled = memo.destination.as_ref().is_some_and(|destination| destination.settled);
+        let is_so = |what: fn(&DestinationMemo) -> bool| memo.destination.as_ref().is_some_and(what);
+        let settled = is_so(|destination| destination.settled);
+        let was_set_back = is_so(|destination| destination.was_set_back);
         if phase != Phase::Indexing {
-            return Ok(DestinationSeen { settled, serving: true, merges_running: 0 });
+            return Ok(DestinationSeen { settled, was_set_back, serving: true, merges_running: 0 });
         }
         let name = &self.merge.destination.index;
         let merges_running = match memo.graph {
@@ -219,7 +227,7 @@ impl Engine {
             GraphMemo::Direct | GraphMemo::Loading | GraphMemo::Built => 0,
         };
         let serving = settled && self.is_serving().await?;
-        Ok(DestinationSeen { settled, serving, merges_running })
+        Ok(DestinationSeen { settled, was_set_back, serving, merges_running })
     }
 
     /// Green; or yellow where the wanted replicas cannot be assigned for lack of nodes, which waiting would not mend.

@@ -23,7 +23,7 @@ use crate::state::{SourceId, UnitKind};
 /// What to do now, and when to look again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// In this order; the first that fails ends the step.
+    /// In this order; the first that fails ends the step, and so does one that finds that the rest must not be done.
     pub actions: Vec<Action>,
     /// When the next step is due.
     pub next: Next,
@@ -52,6 +52,8 @@ pub enum Action {
     SettleDestination,
     /// Open an attempt to cut over.
     BeginCutover,
+    /// Give workers the alias back through which they write, which an earlier attempt took away.
+    LetWorkersWrite,
     /// Set the write block on every source.
     BlockSources,
     /// Last pass: shards must be drained (max = local = global), then as `PlanPass(Copy)`.
@@ -66,7 +68,7 @@ pub enum Action {
     AbandonCutover(String),
     /// Lift the blocks that we set.
     UnblockSources,
-    /// Aliases asked for, our own alias and settings away.
+    /// Our own alias and settings away, aliases asked for; ends the list if there has to be another verdict first.
     Finish,
     /// A new `spec.retryToken`: what failed is tried again at once, chunks in quarantine are compared once more.
     Retry,
@@ -124,6 +126,9 @@ pub(super) const CUTOVER_RETRY_MAX: Duration = Duration::from_mins(30);
 /// The next actions of a merge. Total: every observation has a plan.
 #[must_use]
 pub fn plan(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
+    if seen.phase == Phase::CuttingOver && seen.cutover.handed_over {
+        return finish();
+    }
     if spec.suspend && !matches!(seen.phase, Phase::Completed | Phase::Failed) {
         return suspend(seen);
     }
@@ -138,9 +143,9 @@ pub fn plan(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
             Action::PlanPass(UnitKind::Copy),
             Action::Enter(Phase::Copying),
         ]),
-        Phase::Copying => copying(seen),
+        Phase::Copying => copying(spec, seen, now),
         Phase::Indexing => indexing(spec, seen),
-        Phase::Verifying => verifying(seen),
+        Phase::Verifying => verifying(spec, seen, now),
         Phase::Synced => synced(spec, seen, now),
         Phase::CuttingOver => cutting_over(spec, seen, now),
         Phase::Completed => completed(spec, seen, now),
@@ -180,10 +185,13 @@ fn suspend(seen: &Observation) -> Plan {
     Plan { actions, next: Next::Settled, waiting: None }
 }
 
-/// The base pass; when it is done the catch-up pass is planned on the way out.
-fn copying(seen: &Observation) -> Plan {
+/// The base pass; when it is done the catch-up pass is planned on the way out, unless the base pass is young.
+fn copying(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     if seen.copy.open > 0 {
         return work(UnitKind::Copy, seen);
+    }
+    if seen.lag(now) <= pace(spec) {
+        return go(vec![Action::Enter(Phase::Indexing)]);
     }
     go(vec![Action::ResolveSources, Action::PlanPass(UnitKind::Copy), Action::Enter(Phase::Indexing)])
 }
@@ -217,9 +225,13 @@ fn indexing(spec: &ValidMerge, seen: &Observation) -> Plan {
 }
 
 /// The walk over everything that was copied so far.
-fn verifying(seen: &Observation) -> Plan {
+fn verifying(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     if seen.verify.open > 0 {
         return work(UnitKind::Verify, seen);
+    }
+    if seen.lag(now) <= pace(spec) {
+        // Not without a look at which sources there are: no writer is refused for the sake of one that cannot be read.
+        return go(vec![Action::ResolveSources, Action::Enter(Phase::Synced)]);
     }
     go(vec![Action::ResolveSources, Action::PlanPass(UnitKind::Copy), Action::Enter(Phase::Synced)])
 }
@@ -260,13 +272,18 @@ fn synced(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
         };
     }
     let next_pass = go(vec![Action::ResolveSources, Action::PlanPass(UnitKind::Copy)]);
-    let pace = (spec.cutover.max_lag / 3).clamp(Duration::from_secs(1), Duration::from_secs(30));
+    let pace = pace(spec);
     match held_up {
         Some(why) if lag >= pace => because(why, next_pass),
         Some(why) => because(why, poll(pace.saturating_sub(lag))),
         None if is_late => next_pass,
         None => go(vec![Action::BeginCutover, Action::Enter(Phase::CuttingOver)]),
     }
+}
+
+/// How far the destination may be behind before it is worth another pass.
+fn pace(spec: &ValidMerge) -> Duration {
+    (spec.cutover.max_lag / 3).clamp(Duration::from_secs(1), Duration::from_secs(30))
 }
 
 /// A pass that takes longer than the cutover allows: the next one is shorter, unless the sources are written to faster
@@ -298,8 +315,8 @@ fn cutting_over(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
         let is_negative = seen.verdict.as_ref().is_some_and(|verdict| !verdict.positive);
         return go(vec![Action::Enter(if is_negative { Phase::Failed } else { Phase::Synced })]);
     };
-    // Also when it began far in the future: then the clock was set back, and nobody knows how long writers waited.
-    if super::apart(started_at, now) > spec.cutover.timeout && seen.verdict.is_none() {
+    let is_negative = seen.verdict.as_ref().is_some_and(|verdict| !verdict.positive);
+    if !is_negative && is_overdue(started_at, spec, now) {
         let mut reason =
             format!("not done within spec.cutover.timeout ({} s)", spec.cutover.timeout.as_secs());
         if let Some(unavailable) = &seen.unavailable {
@@ -332,11 +349,21 @@ fn cutting_over(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     }
     match &seen.verdict {
         None => go(vec![Action::Judge]),
-        Some(verdict) if verdict.positive => go(vec![Action::Finish, Action::Enter(Phase::Completed)]),
+        Some(verdict) if verdict.positive => finish(),
         Some(verdict) => {
             go(vec![Action::AbandonCutover(verdict.message.clone()), Action::Enter(Phase::Failed)])
         }
     }
+}
+
+/// Whether an attempt to cut over took too long. Also when it began far in the future: then the clock was set back, and
+/// nobody knows how long writers waited.
+pub(super) fn is_overdue(started_at: Timestamp, spec: &ValidMerge, now: Timestamp) -> bool {
+    super::apart(started_at, now) > spec.cutover.timeout
+}
+
+fn finish() -> Plan {
+    go(vec![Action::Finish, Action::Enter(Phase::Completed)])
 }
 
 /// Copy what is planned, compare what is copied, delete what was deleted.
@@ -344,13 +371,13 @@ fn finish_pass(spec: &ValidMerge, seen: &Observation) -> Option<Plan> {
     if seen.copy.open > 0 {
         return Some(work(UnitKind::Copy, seen));
     }
-    if seen.verify_behind && spec.verification == Verification::Full {
+    if seen.verify_behind && (spec.verification == Verification::Full || seen.destination.was_set_back) {
         return Some(go(vec![Action::PlanPass(UnitKind::Verify)]));
     }
     if seen.verify.open > 0 {
         return Some(work(UnitKind::Verify, seen));
     }
-    seen.keys_behind.then(|| go(vec![Action::FollowDeletions]))
+    seen.keys_behind.then(|| writing(seen, go(vec![Action::FollowDeletions])))
 }
 
 /// The end. What is left is the way back for the sources, or, after some time, their deletion.
@@ -428,7 +455,12 @@ fn work(kind: UnitKind, seen: &Observation) -> Plan {
             walk.last_error.as_deref().unwrap_or("no error was stored")
         ),
     });
-    Plan { actions, next: Next::After(WORKING), waiting }
+    writing(seen, Plan { actions, next: Next::After(WORKING), waiting })
+}
+
+/// What writes to the destination, once it may.
+fn writing(seen: &Observation, plan: Plan) -> Plan {
+    if seen.workers_stopped { go(vec![Action::LetWorkersWrite]) } else { plan }
 }
 
 fn go(actions: Vec<Action>) -> Plan {

@@ -34,7 +34,7 @@ fn completed(sources: i64) -> Observation {
     };
     Observation {
         phase: Phase::Completed,
-        destination: DestinationSeen { settled: true, serving: true, merges_running: 0 },
+        destination: DestinationSeen { settled: true, serving: true, ..DestinationSeen::default() },
         verdict: Some(verdict),
         blocked_sources: sources.unsigned_abs(),
         pass_taken_at: Some(at(-10)),

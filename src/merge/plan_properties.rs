@@ -69,12 +69,13 @@ fn any_graph() -> impl Strategy<Value = GraphMemo> {
 }
 
 fn any_cutover() -> impl Strategy<Value = CutoverMemo> {
-    (any_moment(), any_moment(), any::<[bool; 3]>()).prop_map(|(started_at, retry_at, flags)| CutoverMemo {
+    (any_moment(), any_moment(), any::<[bool; 4]>()).prop_map(|(started_at, retry_at, flags)| CutoverMemo {
         started_at,
         retry_at,
         blocked: flags[0],
         last_pass_planned: flags[1],
         keys_reconciled: flags[2],
+        handed_over: flags[3],
         ..CutoverMemo::default()
     })
 }
@@ -84,7 +85,7 @@ fn any_observation() -> impl Strategy<Value = Observation> {
     let token = select(vec!["", "again"]);
     let judged =
         proptest::option::of((any::<bool>(), select(vec![test_merge().verdict_basis(), "old".into()])));
-    let facts = (any::<[bool; 5]>(), 0..2_u64, 0..2_u64, any_moment(), token, judged);
+    let facts = (any::<[bool; 7]>(), 0..2_u64, 0..2_u64, any_moment(), token, judged);
     ((phase, any_walk(), any_walk()), any_graph(), any_cutover(), facts).prop_map(
         |(
             (phase, copy, verify),
@@ -99,10 +100,16 @@ fn any_observation() -> impl Strategy<Value = Observation> {
                 verify_behind: flags[0],
                 keys_behind: flags[1],
                 graph,
-                destination: DestinationSeen { settled: flags[2], serving: flags[3], merges_running },
+                destination: DestinationSeen {
+                    settled: flags[2],
+                    was_set_back: flags[5],
+                    serving: flags[3],
+                    merges_running,
+                },
                 cutover,
                 verdict: judged.map(|(positive, basis)| verdict(positive, basis)),
                 unavailable: flags[4].then(|| "no primary".to_owned()),
+                workers_stopped: flags[6],
                 blocked_sources,
                 pass_taken_at: pass,
                 retry_token: token.to_owned(),
@@ -166,6 +173,11 @@ fn is_sound(spec: &ValidMerge, seen: &Observation, made: &Plan) {
     if entered.contains(&Phase::CuttingOver) {
         assert!(seen.unavailable.is_none(), "writers would be refused for nothing");
     }
+    let is_handed_over = seen.phase == Phase::CuttingOver && seen.cutover.handed_over;
+    if is_handed_over {
+        assert_eq!(*actions, [Action::Finish, Action::Enter(Phase::Completed)], "there is no way back");
+        return;
+    }
     if has(|action| matches!(action, Action::Finish)) || entered.contains(&Phase::Completed) {
         assert!(seen.verdict.as_ref().is_some_and(|verdict| verdict.positive));
     }
@@ -182,6 +194,9 @@ fn is_sound(spec: &ValidMerge, seen: &Observation, made: &Plan) {
     }
     if has(|action| matches!(action, Action::FollowDeletions)) {
         assert!(seen.copy.open == 0 && seen.verify.open == 0, "deletions are followed between passes");
+    }
+    if has(|action| matches!(action, Action::RunWorkers(_) | Action::FollowDeletions)) {
+        assert!(!seen.workers_stopped, "what writes has nothing to write through");
     }
     let deletions = actions.iter().filter(|action| matches!(action, Action::DeleteSource(_))).count();
     if deletions > 0 {

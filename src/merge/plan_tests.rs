@@ -73,6 +73,7 @@ impl World {
                 seen.verify_behind = false;
             }
             Action::RunWorkers(UnitKind::Copy) => {
+                assert!(!seen.workers_stopped, "workers have nothing to write through");
                 seen.copy.open = 0;
                 self.uncompared += 1;
                 seen.verify_behind = true;
@@ -99,7 +100,11 @@ impl World {
                 seen.cutover.blocked = true;
                 seen.blocked_sources = 1;
             }
-            Action::ReconcileKeys => seen.cutover.keys_reconciled = true,
+            Action::ReconcileKeys => {
+                seen.cutover.keys_reconciled = true;
+                seen.workers_stopped = true;
+            }
+            Action::LetWorkersWrite => seen.workers_stopped = false,
             Action::Judge => {
                 self.compared_all_before_verdict &=
                     self.uncompared == 0 && self.ahead == 0 && !seen.keys_behind;

@@ -59,7 +59,7 @@ pub struct Preview {
 /// Connects to all four and checks them; an error names every problem found.
 pub(super) async fn connect(merge: &ValidMerge, secrets: &Secrets) -> Result<Parts, MergeError> {
     let (source, destination, collections, state) = join4(
-        cluster(&merge.source_urls, merge.source_insecure, &secrets.source),
+        source(merge, secrets),
         cluster(&merge.destination.urls, merge.destination.insecure, &secrets.destination),
         Collections::connect(&secrets.collections),
         State::connect(&secrets.state, &merge.state_schema),
@@ -82,8 +82,7 @@ pub(super) async fn connect(merge: &ValidMerge, secrets: &Secrets) -> Result<Par
 /// What the merge would do. Reads only: no schema is created, no destination claimed.
 pub async fn preview(merge: &ValidMerge, secrets: &Secrets) -> Result<Preview, MergeError> {
     let mut problems = Vec::new();
-    let source = cluster(&merge.source_urls, merge.source_insecure, &secrets.source).await;
-    let source = keep("spec.source", source, &mut problems);
+    let source = keep("spec.source", source(merge, secrets).await, &mut problems);
     let destination =
         cluster(&merge.destination.urls, merge.destination.insecure, &secrets.destination).await;
     let destination = keep("spec.destination", destination, &mut problems);
@@ -194,6 +193,11 @@ impl From<MergeError> for Obstacle {
     }
 }
 
+/// The source cluster alone.
+pub(super) async fn source(merge: &ValidMerge, secrets: &Secrets) -> Result<Cluster, ElasticError> {
+    cluster(&merge.source_urls, merge.source_insecure, &secrets.source).await
+}
+
 async fn cluster(urls: &[url::Url], insecure: bool, access: &ClusterAccess) -> Result<Cluster, ElasticError> {
     let config = ClusterConfig {
         credentials: access.credentials.clone(),
@@ -224,7 +228,7 @@ async fn matched(
 ) -> Result<Matched, MergeError> {
     let rows = collections.list().await?;
     let catalog = source.resolve().await.map_err(MergeError::Source)?;
-    Ok(match_sources(&rows, &catalog, |id| merge.wants(id), &merge.destination.index))
+    Ok(match_sources(&rows, &catalog, |id| merge.wants(id), &merge.destination.index, &[]))
 }
 
 /// Checks what is reachable; a failure to ask is a problem like any other.
@@ -255,7 +259,7 @@ async fn check_source(
     let rows = collections.list().await?;
     let catalog = source.resolve().await;
     let matched = match &catalog {
-        Ok(catalog) => match_sources(&rows, catalog, |id| merge.wants(id), &merge.destination.index),
+        Ok(catalog) => match_sources(&rows, catalog, |id| merge.wants(id), &merge.destination.index, &[]),
         Err(_) => Matched::default(),
     };
     let mut privileges = vec!["read", "view_index_metadata", "monitor", "maintenance"];

@@ -48,8 +48,9 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_mins(1);
 /// How long a task without units stays, so that the next pass finds it at hand.
 const IDLE: Duration = Duration::from_secs(2);
-/// Units in one batch: one `_msearch` reads a window of each.
-const BATCH_UNITS: i64 = 128;
+/// Units in one batch: one `_msearch` reads a window of each. A checkpoint of them all fits into one TLS record: what is
+/// larger waits for the peer's delayed acknowledgement, as the connections to Postgres do not switch that off.
+const BATCH_UNITS: i64 = 90;
 /// Documents in one batch, estimated; one unit may have more and is then a batch of its own.
 const BATCH_DOCUMENTS: i64 = 1_000;
 

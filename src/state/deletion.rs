@@ -1,5 +1,7 @@
 //! What becomes of the source indices after a merge is complete, where their deletion is asked for.
 
+use std::time::Duration;
+
 use super::{MergeId, Result, SourceId, State, StateError, storable};
 
 /// What became of a source's index. Without any, nobody has looked at it yet.
@@ -58,6 +60,20 @@ impl State {
         .await
         .map(|_| ())
         .map_err(StateError::during("saving what became of a source index"))
+    }
+
+    /// Whether the merge has been complete for that long, by the database's clock.
+    pub async fn has_been_complete_for(&self, merge: MergeId, time: Duration) -> Result<bool> {
+        let long: Option<bool> = sqlx::query_scalar(
+            "SELECT completed_at + make_interval(secs => $2) <= clock_timestamp() FROM merge WHERE id = $1",
+        )
+        .bind(merge)
+        .bind(time.as_secs_f64())
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(StateError::during("asking how long the merge has been complete"))?
+        .flatten();
+        Ok(long.unwrap_or(false))
     }
 
     /// Forgets that sources were kept, so that each is looked at again. Returns how many.

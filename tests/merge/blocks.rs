@@ -56,3 +56,31 @@ async fn a_block_of_somebody_else_stays_when_ours_are_lifted() {
     assert!(is_blocked(&scene, &theirs.index).await, "the operator's own block was lifted");
     assert!(!is_blocked(&scene, &open.index).await, "writers are still refused");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_whose_block_cannot_be_lifted_holds_up_no_other() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let _tables = Shelf::tables(&scene).await;
+    let stuck = Shelf::create(&scene, scene.first_id, 1).await;
+    let open = Shelf::create(&scene, scene.first_id + 1, 1).await;
+    for shelf in [&stuck, &open] {
+        shelf.put_document(shelf.collection, 5, "there").await;
+    }
+    scene.completes(&scene.manifest(DIMENSIONS)).await;
+    let read_only = async |value: serde_json::Value| {
+        let path = format!("/{}/_settings", stuck.index);
+        scene.source_cluster.put(&path, &json!({"index.blocks.read_only": value})).await.unwrap();
+    };
+    read_only(json!(true)).await;
+    let allow = scene.manifest(DIMENSIONS).replace("sourceWrites: Block", "sourceWrites: Allow");
+    let session = Session::start(&allow).await;
+    scene
+        .wait_for("the other one to be served", async || {
+            (!is_blocked(&scene, &open.index).await).then_some(())
+        })
+        .await;
+    read_only(serde_json::Value::Null).await;
+    let run = session.end().await;
+    assert!(run.success, "{run:?}");
+    assert!(!is_blocked(&scene, &stuck.index).await);
+}

@@ -93,3 +93,50 @@ async fn an_index_that_is_renamed_behind_an_alias_stays_the_collections_index() 
     assert!(run.success, "{run:?}");
     assert_eq!(shelf.in_destination().await.len(), 1);
 }
+
+/// The usual way to reindex, and the way back; neither index goes away.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alias_that_moves_to_another_index_and_back_is_followed() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let _tables = Shelf::tables(&scene).await;
+    let collection = Shelf::row(&scene, scene.first_id).await;
+    let document = scene.first_id;
+    let first = collection.under(&format!("first-{document}"));
+    let second = collection.under(&format!("second-{document}"));
+    for (shelf, words) in [(&first, "the first words"), (&second, "other words")] {
+        shelf.create_index(1).await;
+        shelf.put_document(document, 6, words).await;
+    }
+    let lead = async |from: Option<&Shelf<'_>>, to: &Shelf<'_>| {
+        let alias = |index: &str| json!({"index": index, "alias": collection.index});
+        let add = json!({"add": alias(&to.index)});
+        let remove = from.map(|from| json!({"remove": alias(&from.index)}));
+        let actions: Vec<_> = remove.into_iter().chain([add]).collect();
+        scene.source_cluster.post("/_aliases", &json!({ "actions": actions })).await.unwrap();
+    };
+    let words = async || {
+        let there = collection.in_destination().await;
+        assert_eq!(there.len(), 6);
+        there[&(document, 3)]["_source"]["content"].as_str().unwrap().to_owned()
+    };
+    lead(None, &first).await;
+    let session = Session::start(&held(&scene.manifest(DIMENSIONS))).await;
+    scene.wait_for_phase("Synced").await;
+    lead(Some(&first), &second).await;
+    scene.wait_for_a_whole_pass().await;
+    assert_eq!(words().await, format!("other words {document} 3"));
+    lead(Some(&second), &first).await;
+    scene.wait_for_a_whole_pass().await;
+    scene
+        .wait_for("the first words", async || {
+            (words().await == format!("the first words {document} 3")).then_some(())
+        })
+        .await;
+    session.stop().await;
+    let run = scene.run(&scene.manifest(DIMENSIONS)).await;
+    for shelf in [&first, &second] {
+        shelf.delete_index().await;
+    }
+    assert!(run.success, "{run:?}");
+    assert_eq!(words().await, format!("the first words {document} 3"));
+}

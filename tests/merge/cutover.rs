@@ -258,3 +258,69 @@ async fn an_index_made_during_the_cutover_is_waited_for_and_copied() {
     assert!(is_blocked(&scene, &newcomer.index).await);
     completes(&scene, &shelf).await;
 }
+
+/// The manifest with credentials that the destination does not take.
+fn without_destination(manifest: &str) -> String {
+    let secret = manifest.find("metadata: {name: destination}").unwrap();
+    let (before, after) = manifest.split_at(secret);
+    format!("{before}{}", after.replacen("password: \"", "password: \"not-", 1))
+}
+
+/// Nobody can end the attempt in order: no process can reach the destination.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_took_too_long_serves_writers_again_although_the_destination_cannot_be_reached() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = with_late_chunks(&scene).await;
+    let manifest = crawling(&scene, 1, "5m");
+    let session = Session::start(&manifest).await;
+    wait_for_block(&scene, &shelf).await;
+    session.kill().await;
+    let run = scene.run(&without_destination(&manifest)).await;
+    assert!(!run.success && run.output.contains("spec.destination"), "{run:?}");
+    assert!(is_blocked(&scene, &shelf.index).await, "it has time left");
+
+    let earlier = "UPDATE es_index_merge.merge
+        SET memo = jsonb_set(memo, '{cutover,started_at}', to_jsonb(now() - interval '6 minutes')), stepper = NULL";
+    sqlx::query(earlier).execute(&scene.pool).await.unwrap();
+    let run = scene.run(&without_destination(&manifest)).await;
+    assert!(!run.success && run.output.contains("spec.destination"), "{run:?}");
+    assert!(!is_blocked(&scene, &shelf.index).await, "writers are refused for ever");
+    assert_eq!(scene.phase().await.as_deref(), Some("Synced"));
+    shelf.put_document(scene.first_id + 2, 3, "writers are served again").await;
+    let no_pause = "UPDATE es_index_merge.merge SET memo = jsonb_set(memo, '{cutover,retry_at}', 'null')";
+    sqlx::query(no_pause).execute(&scene.pool).await.unwrap();
+    completes(&scene, &shelf).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_back_needs_no_destination() {
+    let scene = Scene::new(Flavor::V9, Flavor::V8).await;
+    let _tables = Shelf::tables(&scene).await;
+    let shelf = Shelf::create(&scene, scene.first_id, 1).await;
+    shelf.put_document(scene.first_id, 5, "there").await;
+    completes(&scene, &shelf).await;
+    let allow = scene.manifest(DIMENSIONS).replace("sourceWrites: Block", "sourceWrites: Allow");
+    let run = scene.run(&without_destination(&allow)).await;
+    assert!(!run.success && run.output.contains("spec.destination"), "{run:?}");
+    assert!(!is_blocked(&scene, &shelf.index).await, "writers are still refused");
+}
+
+/// The process died between the verdict and the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verdict_is_worth_nothing_when_writers_were_served_since() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let _tables = Shelf::tables(&scene).await;
+    let shelf = Shelf::create(&scene, scene.first_id, 1).await;
+    shelf.put_document(scene.first_id, 5, "there").await;
+    completes(&scene, &shelf).await;
+    let not_yet = "UPDATE es_index_merge.merge SET phase = 'CuttingOver', completed_at = NULL,
+                   memo = jsonb_set(memo, '{cutover,stood_at}', to_jsonb(now() - interval '1 minute'))";
+    sqlx::query(not_yet).execute(&scene.pool).await.unwrap();
+    let path = format!("/{}/_settings", shelf.index);
+    scene.source_cluster.put(&path, &json!({"index.blocks.write": null})).await.unwrap();
+    shelf.put_document(scene.first_id + 1, 3, "written since").await;
+    let run = scene.run(&scene.manifest(DIMENSIONS)).await;
+    assert!(run.success, "{run:?}");
+    assert_eq!(shelf.in_destination().await.len(), 8, "{run:?}");
+    completes(&scene, &shelf).await;
+}

@@ -1,6 +1,7 @@
 //! A chunk changes its `document_id` or `id` in place, which no count of either side shows: its former key stays behind
 //! in the destination, and the key that it takes may be that of another chunk.
 
+use demo::cluster::Method;
 use demo::seed::bulk::Bulk;
 
 use crate::deletions::held;
@@ -83,4 +84,27 @@ async fn updates_that_keep_their_key_are_no_reason_to_compare_all_keys() {
     assert!(run.success, "{run:?}");
     assert!(!run.output.contains("keys compared"), "{run:?}");
     assert_eq!(shelf.in_destination().await[&(document, 50)]["_source"]["content"], "has other words now");
+}
+
+/// The document of a key was written last from a chunk that is gone, and holds the words of one that lives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_takes_a_key_whose_writer_is_gone_is_a_collision_too() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = in_step(&scene, 1).await;
+    let document = scene.first_id;
+    let session = Session::start(&held(&scene.manifest(DIMENSIONS))).await;
+    put_as(&scene, &shelf, "twin", Chunk(document, 51, "stays")).await;
+    scene.wait_for_a_whole_pass().await;
+    let twin = format!("/{}/_doc/twin?refresh=true", shelf.index);
+    scene.source_cluster.require(Method::DELETE, &twin, None).await.unwrap();
+    scene.wait_for_a_whole_pass().await;
+    session.stop().await;
+    put_as(&scene, &shelf, "mover", Chunk(document, 51, "moved here")).await;
+    let run = scene.run(&scene.manifest(DIMENSIONS)).await;
+    assert!(!run.success, "a chunk is lost behind equal counts: {run:?}");
+    let rows: Vec<(String, String)> = sqlx::query_as("SELECT chunk_id, class FROM es_index_merge.quarantine")
+        .fetch_all(&scene.pool)
+        .await
+        .unwrap();
+    assert_eq!(rows, [("settler".to_owned(), "Collision".to_owned())]);
 }

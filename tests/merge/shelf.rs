@@ -49,6 +49,11 @@ impl<'a> Shelf<'a> {
         Shelf { scene, collection, index: collection.to_string() }
     }
 
+    /// The collection with another index, which it finds behind an alias.
+    pub fn under(&self, index: &str) -> Shelf<'a> {
+        Shelf { index: index.to_owned(), ..*self }
+    }
+
     /// A collection that Postgres does not know, without an index.
     pub fn nameless(scene: &'a Scene, collection: i64) -> Shelf<'a> {
         Shelf { scene, collection, index: collection.to_string() }

@@ -364,7 +364,7 @@ async fn an_index_that_two_collections_find_is_merged_for_one_and_never_deleted(
     };
     let run = run_deleting(&scene, &alone("alone")).await;
     assert!(run.output.contains("0 source indices were deleted, 1 are kept"), "{run:?}");
-    assert!(run.output.contains("is kept: its alias"), "{run:?}");
+    assert!(run.output.contains("is kept: by the name"), "{run:?}");
     assert!(exists(&scene, &owner.index).await, "the other collection lost its index");
     alias("remove").await;
     let run = run_deleting(&scene, &alone("once-more")).await;

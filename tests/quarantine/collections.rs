@@ -38,9 +38,16 @@ async fn those_that_cannot_be_read_are_named_and_never_stop_the_others() {
     long["metadata"]["note"] = json!("x".repeat(300));
     hand.put(cut, "a", "x", &long).await;
 
+    let ambiguous = hand.row(7).await;
+    for part in ["one", "other"] {
+        let body = json!({"aliases": {ambiguous.to_string(): {}}});
+        scene.source().put(&format!("/{part}-of-{ambiguous}"), &body).await.unwrap();
+    }
+
     let run = scene.run(&scene.manifest(8)).await;
     assert!(!run.success, "{run:?}");
     for (collection, reason) in [
+        (ambiguous, "IndexAmbiguous: "),
         (missing, "IndexMissing: "),
         (closed, "IndexClosed: "),
         (partial, "SourceDisabled: "),
@@ -51,13 +58,13 @@ async fn those_that_cannot_be_read_are_named_and_never_stop_the_others() {
         let said = said(&run.output, collection);
         assert!(said.iter().any(|line| line.starts_with(reason)), "{collection}, {reason}: {run:?}");
     }
-    assert!(run.output.contains("4 collections are not equal"), "each that has an index: {run:?}");
+    assert!(run.output.contains("5 collections are not equal"), "each that has an index: {run:?}");
     assert_eq!(hand.contents(good).await, ["good"]);
     assert_eq!(hand.contents(cut).await, ["cut"]);
 
     scene.source().require("POST".parse().unwrap(), &format!("/{closed}/_open"), None).await.unwrap();
     scene.source().put(&format!("/{narrow}/_settings"), &window(Value::Null)).await.unwrap();
-    let without = format!("    exclude: [{partial}, {unnumbered}, {cut}]\n  source:");
+    let without = format!("    exclude: [{partial}, {unnumbered}, {cut}, {ambiguous}]\n  source:");
     let manifest = crate::token(&scene.manifest(8), "opened").replacen("  source:", &without, 1);
     let run = scene.run(&manifest).await;
     assert!(run.success, "{run:?}");

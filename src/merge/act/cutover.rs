@@ -7,19 +7,20 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::sources::{index_name, readable};
-use super::{destination, passes};
-use crate::elastic::{IndexName, PrimaryStats};
-use crate::merge::elapsed;
-use crate::merge::engine::Engine;
+use super::sources::readable;
+use super::{blocks, destination, passes};
+use crate::elastic::{Cluster, IndexName, PrimaryStats};
+use crate::merge::engine::{Engine, edit_memo};
 use crate::merge::error::MergeError;
-use crate::merge::memo::{CutoverMemo, Rechecked};
+use crate::merge::memo::{CutoverMemo, Memo, Rechecked};
 use crate::merge::observe::{active, parse_memo};
-use crate::merge::phase::Phase;
 use crate::merge::plan::CUTOVER_RETRY_MAX;
 use crate::merge::valid::{SourceWrites, ValidMerge};
-use crate::state::{ShardRow, SourceId, SourceRow};
+use crate::merge::{apart, elapsed};
+use crate::state::{MergeId, ShardRow, SourceId, SourceRow, State};
 
+/// How long the last look before the verdict counts.
+const FRESH: Duration = Duration::from_secs(5);
 /// The pause before the second attempt; doubled at each further one, at most [`CUTOVER_RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_secs(30);
 
@@ -36,55 +37,6 @@ pub(super) async fn begin(engine: &Engine, now: Timestamp) -> Result<(), MergeEr
         })
         .await
         .map(drop)
-}
-
-/// Sets the write block on every source that has none, and makes sure of those that are ours. The block waits for
-/// writes in flight, so what was acknowledged to an application is in the log when this returns.
-pub(super) async fn block(engine: &Engine, now: Timestamp) -> Result<(), MergeError> {
-    let memo = engine
-        .edit_memo(|memo| {
-            memo.cutover.blocked_at.get_or_insert(now);
-        })
-        .await?;
-    let attempt = memo.cutover.started_at;
-    let stored = engine.state.sources(engine.id).await?;
-    let with_index = |source| Ok::<_, MergeError>((index_name(source)?, source));
-    let sources: Vec<(IndexName, &SourceRow)> = active(&stored).map(with_index).collect::<Result<_, _>>()?;
-    let names: Vec<IndexName> = sources.iter().map(|(name, _)| name.clone()).collect();
-    // A block that somebody else set is not ours to lift: only those that are open now become ours.
-    let blocks = engine.source.write_blocks(&names).await.map_err(MergeError::Source)?;
-    let ours: BTreeSet<SourceId> = sources
-        .iter()
-        .filter(|(name, source)| !source.blocked_by_us && blocks.get(name) == Some(&false))
-        .map(|(_, source)| source.id)
-        .collect();
-    let newly_ours: Vec<SourceId> = ours.iter().copied().collect();
-    engine.state.set_blocked(&newly_ours, true).await?;
-    // Also what was meant to be blocked before: the process may have died between the intent and the effect, or
-    // the block was not acknowledged.
-    let open: Vec<IndexName> = sources
-        .into_iter()
-        .filter(|(_, source)| source.blocked_by_us || ours.contains(&source.id))
-        .map(|(name, _)| name)
-        .collect();
-    let blocked: BTreeSet<IndexName> = engine.source.block_writes(&open).await.map_err(MergeError::Source)?;
-    let row = engine.merge_row().await?;
-    let is_cutting_over = row.phase == Phase::CuttingOver.as_str();
-    if !is_cutting_over || parse_memo(&row)?.cutover.started_at != attempt {
-        // This process was stopped for so long that the attempt was ended without it. What it set is stored as ours:
-        // another attempt and a verdict keep it, and in any other phase nobody may be refused.
-        if !is_cutting_over && row.phase != Phase::Completed.as_str() {
-            unblock(engine).await?;
-        }
-        return Ok(());
-    }
-    let missed: Vec<&IndexName> = open.iter().filter(|name| !blocked.contains(name)).collect();
-    if !missed.is_empty() {
-        // Deleted meanwhile, or not acknowledged: the next step resolves the sources and asks again.
-        tracing::info!(missed = missed.len(), "some sources are not blocked yet");
-        return Ok(());
-    }
-    engine.edit_memo(|memo| memo.cutover.blocked = true).await.map(drop)
 }
 
 /// The last pass. It is planned only on drained shards, so that nothing can come after it.
@@ -168,51 +120,64 @@ pub(super) async fn still_stands(engine: &Engine) -> Result<bool, MergeError> {
             memo.cutover.blocked = false;
             memo.cutover.last_pass_planned = false;
             memo.cutover.rechecked = Rechecked::Nothing;
+            memo.cutover.keys_reconciled = false;
+            memo.verdict = None;
         })
         .await?;
     Ok(false)
 }
 
-/// Ends the attempt without a verdict that stands; the next one waits a little longer.
-pub(super) async fn abandon(engine: &Engine, reason: &str, now: Timestamp) -> Result<(), MergeError> {
+/// Ends the attempt without a verdict that stands; the next one waits a little longer. Writers do not wait for the
+/// destination, which may be why the attempt failed.
+pub(in crate::merge) async fn abandon(
+    state: &State,
+    source: &Cluster,
+    id: MergeId,
+    reason: &str,
+    now: Timestamp,
+) -> Result<(), MergeError> {
     tracing::warn!(reason, "the cutover is given up for now");
-    unblock(engine).await?;
-    destination::let_workers_write(engine).await?;
-    engine
-        .edit_memo(|memo| {
-            let attempts = memo.cutover.attempts;
-            let pause =
-                RETRY_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(8)).min(CUTOVER_RETRY_MAX);
-            let retry_at = now.checked_add(SignedDuration::try_from(pause).unwrap_or_default()).ok();
-            memo.cutover = CutoverMemo {
-                attempts,
-                retry_at,
-                last_failure: Some(reason.to_owned()),
-                ..CutoverMemo::default()
-            };
-        })
-        .await
-        .map(drop)
+    // First: nothing that was found out under the blocks may be believed once they are off.
+    let give_up = |memo: &mut Memo| {
+        let attempts = memo.cutover.attempts;
+        let pause = RETRY_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(8)).min(CUTOVER_RETRY_MAX);
+        let retry_at = now.checked_add(SignedDuration::try_from(pause).unwrap_or_default()).ok();
+        memo.cutover = CutoverMemo {
+            attempts,
+            retry_at,
+            last_failure: Some(reason.to_owned()),
+            ..CutoverMemo::default()
+        };
+        memo.verdict.take_if(|verdict| verdict.positive);
+    };
+    edit_memo(state, id, give_up).await?;
+    blocks::lift(state, source, id, |_| true).await
 }
 
-/// Lifts the blocks that we set.
-pub(super) async fn unblock(engine: &Engine) -> Result<(), MergeError> {
-    unblock_those(engine, |_| true).await
-}
-
-async fn unblock_those(engine: &Engine, meant: impl Fn(&SourceRow) -> bool) -> Result<(), MergeError> {
+/// The verdict is positive: our own traces away, the time that writers were refused, and last the aliases asked for,
+/// as applications may write to the destination from then on. False if there has to be another verdict first.
+pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Result<bool, MergeError> {
+    let memo = parse_memo(&engine.merge_row().await?)?;
+    // Some time may have gone by since the verdict: a process died, a server was away.
+    let was_seen = memo.cutover.stood_at.is_some_and(|stood_at| apart(stood_at, now) < FRESH);
+    let is_to_stand = spec.cutover.source_writes == SourceWrites::Block && !memo.cutover.handed_over;
+    if is_to_stand && !was_seen && !still_stands(engine).await? {
+        return Ok(false);
+    }
+    destination::put_everything_back(engine).await?;
+    // What was taken out of the merge while the cutover was under way moves nowhere. Its name may be that of an index
+    // which was made in its place and is merged.
     let stored = engine.state.sources(engine.id).await?;
-    let ours: Vec<&SourceRow> =
-        stored.iter().filter(|source| source.blocked_by_us && meant(source)).collect();
-    let names = ours.iter().map(|source| index_name(source)).collect::<Result<Vec<_>, _>>()?;
-    engine.source.unblock_writes(&names).await.map_err(MergeError::Source)?;
-    let ids: Vec<SourceId> = ours.iter().map(|source| source.id).collect();
-    engine.state.set_blocked(&ids, false).await?;
-    Ok(())
+    let merged: BTreeSet<&str> = active(&stored).map(|source| source.index_name.as_str()).collect();
+    let is_out = |source: &SourceRow| !merged.contains(source.index_name.as_str());
+    blocks::lift(&engine.state, &engine.source, engine.id, is_out).await?;
+    set_aliases(engine, spec, now).await?;
+    let refused = memo.cutover.blocked_at.map(|blocked_at| elapsed(blocked_at, now).as_secs_f64());
+    engine.edit_memo(|memo| memo.writes_refused_seconds = refused).await?;
+    Ok(true)
 }
 
-/// The verdict is positive: the aliases asked for, our own traces away, the time that writers were refused.
-pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Result<(), MergeError> {
+async fn set_aliases(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Result<(), MergeError> {
     let index = spec.destination.index.as_str();
     let aliases: Vec<Value> = spec
         .cutover
@@ -220,22 +185,17 @@ pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -
         .iter()
         .map(|alias| json!({"add": {"index": index, "alias": alias.as_str()}}))
         .collect();
-    if !aliases.is_empty()
-        && let Err(error) = engine.destination.update_aliases(&json!(aliases)).await
-    {
+    if aliases.is_empty() {
+        return Ok(());
+    }
+    engine.edit_memo(|memo| memo.cutover.handed_over = true).await?;
+    if let Err(error) = engine.destination.update_aliases(&json!(aliases)).await {
         if !error.is_transient() {
             // Nobody is refused until somebody mends it.
-            abandon(engine, &format!("spec.cutover.aliases: {error}"), now).await?;
+            let reason = format!("spec.cutover.aliases: {error}");
+            abandon(&engine.state, &engine.source, engine.id, &reason, now).await?;
         }
         return Err(MergeError::Destination(error));
     }
-    destination::put_everything_back(engine).await?;
-    // What was taken out of the merge while the cutover was under way moves nowhere. Its name may be that of an index
-    // which was made in its place and is merged.
-    let stored = engine.state.sources(engine.id).await?;
-    let merged: BTreeSet<&str> = active(&stored).map(|source| source.index_name.as_str()).collect();
-    unblock_those(engine, |source| !merged.contains(source.index_name.as_str())).await?;
-    let memo = parse_memo(&engine.merge_row().await?)?;
-    let refused = memo.cutover.blocked_at.map(|blocked_at| elapsed(blocked_at, now).as_secs_f64());
-    engine.edit_memo(|memo| memo.writes_refused_seconds = refused).await.map(drop)
+    Ok(())
 }

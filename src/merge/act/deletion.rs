@@ -17,7 +17,7 @@ use super::keys::COLLECTION_FIELD;
 use super::sources::index_name;
 use crate::elastic::{ElasticError, ErrorCategory, IndexInfo, IndexName, PrimaryStats};
 use crate::merge::engine::Engine;
-use crate::merge::error::MergeError;
+use crate::merge::error::{MergeCategory, MergeError};
 use crate::merge::observe::parse_memo;
 use crate::merge::valid::ValidMerge;
 use crate::state::{SourceDeletion, SourceId, SourceRow};
@@ -42,6 +42,15 @@ enum Finding {
 pub(super) async fn delete(engine: &Engine, spec: &ValidMerge, id: SourceId) -> Result<(), MergeError> {
     let sources = engine.state.sources(engine.id).await?;
     let Some(source) = sources.iter().find(|source| source.id == id) else { return Ok(()) };
+    let Some(retain_for) = spec.cutover.delete_sources_after else { return Ok(()) };
+    if !engine.state.has_been_complete_for(engine.id, retain_for).await? {
+        // One of two clocks jumped, and what is deleted is not there again when it is set right.
+        return Err(MergeError::problem(
+            MergeCategory::ChecksFailed,
+            "spec.cutover.retainFor",
+            "is over by the clock of this process, but not by that of the state's Postgres; nothing is deleted before it is by both",
+        ));
+    }
     let name = index_name(source)?;
     let finding = look(engine, spec, source, &name).await?;
     let outcome = match finding {

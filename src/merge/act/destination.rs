@@ -15,6 +15,7 @@ use crate::merge::memo::{DestinationMemo, GraphMemo, Memo};
 use crate::merge::observe::parse_memo;
 use crate::merge::valid::{Destination, ValidMerge};
 use crate::merge::version::pass_of;
+use crate::state::{SourceDeletion, SourceRow};
 
 /// How long deletions are remembered while the merge runs: a late write of a deleted chunk is refused.
 const GC_DELETES: &str = "1h";
@@ -133,6 +134,7 @@ async fn remember(engine: &Engine, wanted: &IndexSpec, created: bool) -> Result<
                 created,
                 put_back,
                 settled: false,
+                was_set_back: false,
                 histories,
             });
             memo.graph = graph;
@@ -174,6 +176,7 @@ pub(super) async fn still_holds_what_was_written(engine: &Engine) -> Result<bool
         .edit_memo(|memo| {
             if let Some(destination) = &mut memo.destination {
                 destination.histories = now;
+                destination.was_set_back |= known;
                 destination.settled &= !loads.has_settings;
             }
             if loads.has_flat_vectors && memo.graph == GraphMemo::Built {
@@ -267,6 +270,13 @@ pub(super) async fn let_workers_write(engine: &Engine) -> Result<(), MergeError>
     if !parse_memo(&engine.merge_row().await?)?.workers_stopped {
         return Ok(());
     }
+    // Also what holds as long as this merge writes: it may have been put back for an end that did not come.
+    let held: BTreeMap<String, Value> = load_settings()
+        .into_iter()
+        .filter(|(setting, _)| HELD_TO_THE_END.contains(&setting.as_str()))
+        .collect();
+    let names = std::slice::from_ref(&engine.merge.destination.index);
+    engine.destination.put_settings(names, &json!(held)).await.map_err(MergeError::Destination)?;
     add_writer_alias(engine).await?;
     engine.edit_memo(|memo| memo.workers_stopped = false).await.map(drop)
 }
@@ -337,12 +347,25 @@ pub(super) async fn put_everything_back(engine: &Engine) -> Result<(), MergeErro
     remove_writer_alias(engine).await
 }
 
-/// Deletes the destination if this merge created it.
+/// Deletes the destination if this merge created it, it still is that index, and the sources are there to make it anew.
 pub(super) async fn delete(engine: &Engine) -> Result<(), MergeError> {
     let memo = parse_memo(&engine.merge_row().await?)?;
-    let created = memo.destination.is_some_and(|destination| destination.created);
-    if created {
-        let name = &engine.merge.destination.index;
+    let Some(destination) = memo.destination.filter(|destination| destination.created) else { return Ok(()) };
+    let is_away = |source: &SourceRow| {
+        matches!(source.deletion, Some(SourceDeletion::Intended | SourceDeletion::Deleted))
+    };
+    let name = &engine.merge.destination.index;
+    if engine.state.sources(engine.id).await?.iter().any(is_away) {
+        tracing::warn!(
+            index = %name,
+            "the destination is kept although spec.deletionPolicy says otherwise: source indices were deleted, so it is \
+             the only copy; delete it yourself if nobody needs it"
+        );
+        return Ok(());
+    }
+    let described =
+        engine.destination.describe(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
+    if described.get(name).is_some_and(|info| info.uuid.0 == destination.uuid) {
         engine.destination.delete_index(name).await.map_err(MergeError::Destination)?;
     }
     Ok(())

@@ -15,8 +15,11 @@ mod withheld;
 
 use std::collections::BTreeMap;
 
+use futures::future::try_join;
+use jiff::Timestamp;
+
 use super::destination::{let_workers_write, stop_workers_writing};
-use super::sources::{index_name, readable};
+use super::sources::{Stats, index_name, readable};
 use crate::elastic::{PrimaryStats, ReadLane, WindowRequest};
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
@@ -37,40 +40,50 @@ pub(super) use follow::follow;
 const RECHECK: usize = 200;
 
 /// Makes the keys of both sides agree and stores how each collection compares.
-pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
+pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Result<(), MergeError> {
     let_workers_write(engine).await?;
-    super::sources::resolve(engine, spec).await?;
+    // Before anything is read of the sources: see `version`.
+    let pass = engine.merge_row().await?.pass;
+    let stats = super::sources::resolve(engine, spec).await?;
     if !super::cutover::covers_every_source(engine).await?
         || !super::destination::still_holds_what_was_written(engine).await?
     {
         // More is to be copied, compared or waited for first; this is done again after it.
         return Ok(());
     }
-    let Some(verdicts) = compare_sides(engine).await? else {
+    let is_blocked = spec.cutover.source_writes == SourceWrites::Block;
+    // Where nobody writes, the last look below says whether these are still true.
+    let Some(verdicts) = compare_sides(engine, pass, stats.filter(|_| is_blocked)).await? else {
         // The same.
         return Ok(());
     };
     stop_workers_writing(engine).await?;
-    if has_late_writes(engine, &verdicts).await? {
+    let stands = async { if is_blocked { super::cutover::still_stands(engine).await } else { Ok(true) } };
+    let (has_late_writes, stands) = try_join(has_late_writes(engine, &verdicts), stands).await?;
+    if has_late_writes || !stands {
         return Ok(());
-    }
-    if spec.cutover.source_writes == SourceWrites::Block && !super::cutover::still_stands(engine).await? {
-        return let_workers_write(engine).await;
     }
     engine.state.save_verdicts(engine.id, &verdicts).await?;
     let judged: Vec<i64> = verdicts.iter().map(|verdict| verdict.collection_id).collect();
     engine.state.keep_verdicts(engine.id, &judged).await?;
-    engine.edit_memo(|memo| memo.cutover.keys_reconciled = true).await?;
+    engine
+        .edit_memo(|memo| {
+            memo.cutover.keys_reconciled = true;
+            memo.cutover.stood_at = Some(now);
+        })
+        .await?;
     tracing::debug!(collections = verdicts.len(), "keys are reconciled");
     Ok(())
 }
 
 /// How each collection compares, after the keys of both sides were made to agree. `None`: chunks are to be compared
 /// or sources resolved once more before that can be said.
-async fn compare_sides(engine: &Engine) -> Result<Option<Vec<CollectionVerdict>>, MergeError> {
-    // Before anything is read of the sources: see `version`.
-    let row = engine.merge_row().await?;
-    let memo = parse_memo(&row)?;
+async fn compare_sides(
+    engine: &Engine,
+    pass: i32,
+    stats: Option<Stats>,
+) -> Result<Option<Vec<CollectionVerdict>>, MergeError> {
+    let memo = parse_memo(&engine.merge_row().await?)?;
     let stored = engine.state.sources(engine.id).await?;
     let quarantine = Quarantine::new(release_what_lives_no_more(engine, &stored, |_| true).await?);
     let twins = Twins { rechecked: memo.cutover.rechecked };
@@ -78,8 +91,13 @@ async fn compare_sides(engine: &Engine) -> Result<Option<Vec<CollectionVerdict>>
         engine.edit_memo(|memo| memo.cutover.rechecked = Rechecked::Disputes).await?;
         return Ok(None);
     }
-    let names = active(&stored).map(index_name).collect::<Result<Vec<_>, _>>()?;
-    let stats = readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?).0;
+    let stats = match stats {
+        Some(stats) => stats,
+        None => {
+            let names = active(&stored).map(index_name).collect::<Result<Vec<_>, _>>()?;
+            readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?).0
+        }
+    };
     let there = count_destination(engine).await?;
     let counts: BTreeMap<i64, Counts> =
         engine.state.collection_counts(engine.id).await?.into_iter().collect();
@@ -98,7 +116,7 @@ async fn compare_sides(engine: &Engine) -> Result<Option<Vec<CollectionVerdict>>
                 if sides.collapsed > 0 || !sides.agree() {
                     let copied = shards.iter().map(|shard| (shard.shard, shard.max_seq_no + 1)).collect();
                     let withheld = Withheld::new(rows);
-                    let comparison = Comparison { engine, source, pass: row.pass, copied, withheld };
+                    let comparison = Comparison { engine, source, pass, copied, withheld };
                     let Some(compared) = comparison.run(sides.source.max(sides.destination)).await? else {
                         return Ok(None);
                     };
@@ -314,8 +332,9 @@ pub(super) async fn release_what_lives_no_more(
         }
         let pages = engine.source.read_windows(&requests).await.map_err(MergeError::Source)?;
         for (row, page) in part.iter().zip(pages) {
-            let page = page.map_err(MergeError::Source)?;
-            let lives = page.hits.iter().any(|hit| storable(&hit.id) == row.chunk_id);
+            // Nobody knows as long as it cannot be read; the next resolve finds out what is the matter with it.
+            let lives = compare::readable(page)?
+                .is_none_or(|page| page.hits.iter().any(|hit| storable(&hit.id) == row.chunk_id));
             if lives { left.push(row.clone()) } else { dead.push(row.clone()) }
         }
     }

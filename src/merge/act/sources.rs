@@ -35,16 +35,18 @@ impl Matched {
     }
 }
 
-/// Matches collections with indices. Pure.
+/// Matches collections with indices; `merged` are the sources so far. Pure.
 #[must_use]
 pub fn match_sources(
     rows: &[CollectionRow],
     catalog: &[CatalogEntry],
     wants: impl Fn(i64) -> bool,
     destination: &IndexName,
+    merged: &[SourceRow],
 ) -> Matched {
     let mut open = BTreeMap::new();
     let mut aliases: BTreeMap<&str, Vec<&IndexName>> = BTreeMap::new();
+    let mut streams = BTreeSet::new();
     for entry in catalog {
         match entry {
             CatalogEntry::Index { name, open: is_open, .. } => {
@@ -53,7 +55,7 @@ pub fn match_sources(
             CatalogEntry::Alias { name, indices } => {
                 aliases.insert(name.as_str(), indices.iter().collect());
             }
-            CatalogEntry::DataStream { .. } => {}
+            CatalogEntry::DataStream { name, .. } => drop(streams.insert(name.as_str())),
         }
     }
     let mut matched = Matched::default();
@@ -76,13 +78,21 @@ pub fn match_sources(
                 let message = "its index is the destination itself; exclude the collection";
                 matched.leave_out(collection, NoIndex::SourceIsDestination, message.to_owned());
             }
+            None if streams.contains(name.as_str()) => {
+                let message = "its id is the name of a data stream; give it one index, or exclude it";
+                matched.leave_out(collection, NoIndex::IndexAmbiguous, message.to_owned());
+            }
+            None if aliases.get(name.as_str()).is_some_and(|indices| indices.len() > 1) => {
+                let message = "its id is an alias of several indices; give it one index, or exclude it";
+                matched.leave_out(collection, NoIndex::IndexAmbiguous, message.to_owned());
+            }
             None => {
                 let message = "the collection has no index; it was never filled, or its index was deleted";
                 matched.leave_out(collection, NoIndex::IndexMissing, message.to_owned());
             }
         }
     }
-    leave_out_shared(&mut matched);
+    leave_out_shared(&mut matched, merged);
     for (name, (index, _)) in open {
         let is_stray = name.parse::<i64>().is_ok_and(|id| id.to_string() == name && !known.contains(&id));
         if is_stray {
@@ -92,13 +102,19 @@ pub fn match_sources(
     matched
 }
 
-/// A chunk belongs to one collection. An index that several find behind their aliases is merged for the one that it is
-/// named by, or else for the first.
-fn leave_out_shared(matched: &mut Matched) {
+/// A chunk belongs to one collection. An index that several find behind their aliases is merged for the one that it was
+/// merged for so far, else for the one that it is named by, else for the first.
+fn leave_out_shared(matched: &mut Matched, merged: &[SourceRow]) {
+    let is_merged = |collection: i64, index: &IndexName| {
+        active(merged).any(|source| source.collection_id == collection && source.index_name == index.as_str())
+    };
+    let rank = |collection: i64, index: &IndexName| {
+        (is_merged(collection, index), index.as_str() == collection.to_string())
+    };
     let mut owners: BTreeMap<&IndexName, i64> = BTreeMap::new();
     for (&collection, index) in &matched.indices {
         let owner = owners.entry(index).or_insert(collection);
-        if index.as_str() == collection.to_string() {
+        if *owner != collection && rank(collection, index) > rank(*owner, index) {
             *owner = collection;
         }
     }
@@ -121,11 +137,16 @@ fn leave_out_shared(matched: &mut Matched) {
     }
 }
 
-/// Resolves the sources anew and stores them; purges those that are gone.
-pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
+/// Statistics of the primaries of each index.
+pub(super) type Stats = BTreeMap<IndexName, Vec<PrimaryStats>>;
+
+/// Resolves the sources anew and stores them; purges those that are gone. Returns the statistics of the indices found,
+/// unless a source was set aside or given up since they were read.
+pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<Option<Stats>, MergeError> {
     let rows = engine.collections.list().await?;
     let catalog = engine.source.resolve().await.map_err(MergeError::Source)?;
-    let mut matched = match_sources(&rows, &catalog, |id| spec.wants(id), &spec.destination.index);
+    let before = engine.state.sources(engine.id).await?;
+    let mut matched = match_sources(&rows, &catalog, |id| spec.wants(id), &spec.destination.index, &before);
     let names: Vec<IndexName> = matched.indices.values().cloned().collect();
     let (stats, unreadable) =
         readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?);
@@ -135,20 +156,33 @@ pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<(), Me
             matched.without_index.insert(*collection, why);
         }
     }
-    let before = engine.state.sources(engine.id).await?;
     refuse_another_world(engine, &rows, &before).await?;
 
     let found = found(&matched, &stats);
-    let stored = engine.state.upsert_sources(engine.id, &found).await?;
+    // All of them each time would lock and send thousands of rows of which hardly any changes.
+    let known: BTreeMap<(i64, &str), &SourceRow> =
+        before.iter().map(|source| ((source.collection_id, source.index_uuid.as_str()), source)).collect();
+    let changed: Vec<NewSource> = found.iter().filter(|source| is_news(source, &known)).cloned().collect();
+    let stored = match changed.is_empty() {
+        true => before.clone(),
+        false => engine.state.upsert_sources(engine.id, &changed).await?,
+    };
     let fresh: BTreeSet<(i64, &str)> =
         found.iter().map(|source| (source.collection_id, source.index_uuid.as_str())).collect();
-    let known: BTreeSet<i64> = rows.iter().map(|row| row.id).collect();
-    retire(engine, spec, &stored, &fresh, &known, &matched).await?;
+    let collections: BTreeSet<i64> = rows.iter().map(|row| row.id).collect();
+    retire(engine, spec, &stored, &fresh, &collections, &matched).await?;
 
     load_lanes(engine, &stored).await?;
     // As they are now: some may have been set aside.
     let stored = engine.state.sources(engine.id).await?;
-    report_attention(engine, &before, &stored, &matched).await
+    let is_fresh = |source: &SourceRow| fresh.contains(&(source.collection_id, source.index_uuid.as_str()));
+    if stored.iter().any(|source| source.state == SourceState::Gone && is_fresh(source)) {
+        // Given up since, by a worker that found it gone, and it is there.
+        engine.state.upsert_sources(engine.id, &found).await?;
+    }
+    report_attention(engine, &before, &stored, &matched).await?;
+    let is_whole = active(&stored).count() == found.len();
+    Ok(is_whole.then_some(stats))
 }
 
 /// What is gone is purged, so an empty world is believed only if it is the world that this merge began with.
@@ -226,6 +260,14 @@ fn found(matched: &Matched, stats: &BTreeMap<IndexName, Vec<PrimaryStats>>) -> V
     found
 }
 
+/// Whether it is not stored as it is now.
+fn is_news(found: &NewSource, before: &BTreeMap<(i64, &str), &SourceRow>) -> bool {
+    let Some(known) = before.get(&(found.collection_id, found.index_uuid.as_str())) else { return true };
+    known.state != SourceState::Active
+        || (known.index_name.as_str(), known.shards) != (found.index_name.as_str(), found.shards)
+        || (known.documents, known.bytes) != (found.documents, found.bytes)
+}
+
 fn total(shards: &[PrimaryStats], of: impl Fn(&PrimaryStats) -> u64) -> i64 {
     i64::try_from(shards.iter().map(of).sum::<u64>()).unwrap_or(i64::MAX)
 }
@@ -252,10 +294,18 @@ async fn retire(
             engine.state.set_source_state(&[source.id], SourceState::Purged).await?;
             continue;
         }
-        let why = matched.without_index.get(&source.collection_id);
+        let why = matched.without_index.get(&source.collection_id).map(|why| why.reason);
+        if why == Some(NoIndex::IndexShared) {
+            // What is merged for another collection under the same keys: should it come back, it is walked anew.
+            if source.state != SourceState::Gone {
+                give_up(engine, source.id).await?;
+            }
+            continue;
+        }
+        let replaced = fresh.iter().any(|(collection, _)| *collection == source.collection_id);
         // Or not in the list, but there when asked by name: our rights may have changed. Nothing is purged.
-        let is_there = why.is_some_and(|why| why.reason.is_unreadable())
-            || known.contains(&source.collection_id) && still_there(engine, source).await?;
+        let is_there = why.is_some_and(NoIndex::is_unreadable)
+            || !replaced && known.contains(&source.collection_id) && still_there(engine, source).await?;
         if is_there {
             // One that was given up stays so, and is walked anew when it can be read.
             if source.state != SourceState::Gone {
@@ -263,7 +313,6 @@ async fn retire(
             }
             continue;
         }
-        let replaced = fresh.iter().any(|(collection, _)| *collection == source.collection_id);
         tracing::info!(collection = source.collection_id, replaced, "a source is gone");
         give_up(engine, source.id).await?;
         if !replaced {

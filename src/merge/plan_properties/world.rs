@@ -84,7 +84,9 @@ impl World {
                 seen.blocked_sources = 1;
             }
             Action::ResolveSources => seen.unavailable = unavailable,
+            Action::LetWorkersWrite => seen.workers_stopped = false,
             Action::ReconcileKeys => {
+                seen.workers_stopped = unavailable.is_none();
                 seen.cutover.keys_reconciled = unavailable.is_none();
                 seen.unavailable = unavailable;
             }

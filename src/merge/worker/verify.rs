@@ -5,16 +5,17 @@
 
 use std::collections::BTreeSet;
 
-use super::Shared;
 use super::batch::{ReadWindow, Settled};
 use super::copy::{Place, parse, places, quarantined, read_counts};
 use super::facts::Facts;
 use super::keys::{Claim, have_rivals};
 use super::send::{Sent, send};
+use super::{LEASE, Shared};
 use crate::chunk::{Actual, Refusal, Transform, address, compare};
 use crate::elastic::{BulkBody, BulkVersioning, Lookup};
 use crate::merge::error::MergeError;
 use crate::merge::version::{Origin, of_repair};
+use crate::state::UnitId;
 
 /// How often a chunk that differs is written and compared again.
 const REPAIRS: u32 = 2;
@@ -31,6 +32,9 @@ struct Expected {
     needs_document: bool,
 }
 
+/// A chunk that differs, the version that is there, and the difference.
+type Different = (Expected, Option<i64>, String);
+
 /// How a chunk compares.
 #[derive(Debug)]
 enum Comparison {
@@ -39,7 +43,10 @@ enum Comparison {
     /// Equal, and written from this very chunk.
     Equal,
     /// Equal, but written from another chunk with the same key and content.
-    Collapsed,
+    Collapsed {
+        /// The version that is there.
+        found: i64,
+    },
     /// Not there, or different.
     Different {
         /// The version that is there.
@@ -68,7 +75,7 @@ pub(super) async fn act(
     for attempt in 0..=REPAIRS {
         let (back, compared) = compare_all(shared, facts, windows, open).await?;
         windows = back;
-        let mut different = Vec::new();
+        let (mut different, mut collapsed) = (Vec::new(), Vec::new());
         for (expected, comparison) in compared {
             let settled = &mut settled[expected.place.window];
             match comparison {
@@ -77,13 +84,12 @@ pub(super) async fn act(
                     quarantine(&windows, expected.place, None, class, refusal.reason, settled);
                 }
                 Comparison::Equal => settled.counts.compared += 1,
-                Comparison::Collapsed => {
-                    settled.counts.compared += 1;
-                    settled.counts.collapsed += 1;
-                }
+                Comparison::Collapsed { found } => collapsed.push((expected, found)),
                 Comparison::Different { found, difference } => different.push((expected, found, difference)),
             }
         }
+        let is_last = attempt == REPAIRS;
+        different.append(&mut collapse(shared, &windows, collapsed, is_last, &mut settled).await?);
         if different.is_empty() {
             break;
         }
@@ -190,7 +196,7 @@ fn compare_one(
         Ok(()) if Origin::of(there.version) == Origin::new(window.unit.shard, hit.seq_no) => {
             Comparison::Equal
         }
-        Ok(()) => Comparison::Collapsed,
+        Ok(()) => Comparison::Collapsed { found: there.version },
         Err(difference) => {
             Comparison::Different { found: Some(there.version), difference: difference.to_string() }
         }
@@ -203,9 +209,10 @@ async fn repair(
     shared: &Shared,
     facts: &Facts,
     windows: &[ReadWindow],
-    different: Vec<(Expected, Option<i64>, String)>,
+    different: Vec<Different>,
     settled: &mut [Settled],
 ) -> Result<Vec<Expected>, MergeError> {
+    refuse_to_be_late(shared, windows).await?;
     let mut body = BulkBody::with_capacity(64 * 1024);
     let mut written = Vec::with_capacity(different.len());
     let rivalled = rivalled(shared, windows, &different).await?;
@@ -255,20 +262,56 @@ async fn repair(
     Ok(again)
 }
 
+/// A repair is written above whatever was found, so it must not be done by a process that was stopped for so long that
+/// others finished the units, and went on: what it read may be of a chunk that is another one now.
+async fn refuse_to_be_late(shared: &Shared, windows: &[ReadWindow]) -> Result<(), MergeError> {
+    let leases: BTreeSet<(UnitId, i64)> =
+        windows.iter().map(|window| (window.unit.id, window.unit.epoch)).collect();
+    let leases: Vec<(UnitId, i64)> = leases.into_iter().collect();
+    if shared.context.state.renew(&leases, LEASE).await?.len() == leases.len() {
+        return Ok(());
+    }
+    Err(MergeError::Internal("a lease was lost before what differs was written again".to_owned()))
+}
+
+/// Counts chunks whose key is that of another live chunk with the same content. Where that one lives no more, the document
+/// is to be written from the chunk that does, so that each of ours is of a place in the log that can be found again.
+async fn collapse(
+    shared: &Shared,
+    windows: &[ReadWindow],
+    collapsed: Vec<(Expected, i64)>,
+    is_last: bool,
+    settled: &mut [Settled],
+) -> Result<Vec<Different>, MergeError> {
+    let claims: Vec<Claim<'_>> = collapsed.iter().map(|(e, there)| claim(windows, e, *there)).collect();
+    let rivals = have_rivals(shared, &claims).await?;
+    let mut orphans = Vec::new();
+    for ((expected, found), has_rival) in collapsed.into_iter().zip(rivals) {
+        if has_rival || is_last {
+            let settled = &mut settled[expected.place.window];
+            settled.counts.compared += 1;
+            settled.counts.collapsed += 1;
+        } else {
+            orphans.push((expected, Some(found), "is of a chunk that lives no more".to_owned()));
+        }
+    }
+    Ok(orphans)
+}
+
+fn claim<'a>(windows: &'a [ReadWindow], expected: &'a Expected, there: i64) -> Claim<'a> {
+    let ReadWindow { unit, page, .. } = &windows[expected.place.window];
+    Claim { unit, seq_no: page.hits[expected.place.hit].seq_no, key: &expected.id, there }
+}
+
 /// Those of which the destination holds the words of another live chunk with the same key.
 async fn rivalled(
     shared: &Shared,
     windows: &[ReadWindow],
-    different: &[(Expected, Option<i64>, String)],
+    different: &[Different],
 ) -> Result<BTreeSet<Place>, MergeError> {
     let there = different.iter().filter_map(|(expected, found, _)| Some((expected, (*found)?)));
-    let (places, claims): (Vec<Place>, Vec<Claim<'_>>) = there
-        .map(|(expected, there)| {
-            let ReadWindow { unit, page, .. } = &windows[expected.place.window];
-            let seq_no = page.hits[expected.place.hit].seq_no;
-            (expected.place, Claim { unit, seq_no, key: &expected.id, there })
-        })
-        .unzip();
+    let (places, claims): (Vec<Place>, Vec<Claim<'_>>) =
+        there.map(|(expected, there)| (expected.place, claim(windows, expected, there))).unzip();
     let rivals = have_rivals(shared, &claims).await?;
     Ok(places.into_iter().zip(rivals).filter_map(|(place, has_rival)| has_rival.then_some(place)).collect())
 }
@@ -288,7 +331,7 @@ fn quarantine(
     settled.quarantined.push(quarantined(&window.unit, &window.page.hits[place.hit], id, class, reason));
 }
 
-fn give_up(windows: &[ReadWindow], different: Vec<(Expected, Option<i64>, String)>, settled: &mut [Settled]) {
+fn give_up(windows: &[ReadWindow], different: Vec<Different>, settled: &mut [Settled]) {
     for (expected, _, difference) in different {
         let window = &windows[expected.place.window];
         let hit = &window.page.hits[expected.place.hit];

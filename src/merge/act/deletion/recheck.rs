@@ -106,9 +106,10 @@ pub(super) fn index(stored: &Stored<'_>, now: &IndexNow) -> Check {
     if !is_same(&now.info.uuid.0) || !now.shards.iter().all(|shard| is_same(&shard.index_uuid.0)) {
         return Err(replaced(&"another index has its name now"));
     }
-    let mut others = now.info.aliases.iter().filter_map(|alias| alias.parse::<i64>().ok());
+    let names = now.info.aliases.iter().chain(std::iter::once(&source.index_name));
+    let mut others = names.filter_map(|name| name.parse::<i64>().ok());
     if let Some(other) = others.find(|&other| other != source.collection_id) {
-        return keep("IndexShared", format!("its alias {other} makes it the index of that collection too"));
+        return keep("IndexShared", format!("by the name {other} it is the index of that collection too"));
     }
     let is_blocked = now.info.settings.get("index.blocks.write").is_some_and(|block| block == "true");
     if !source.blocked_by_us || !is_blocked {

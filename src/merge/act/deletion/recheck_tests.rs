@@ -54,6 +54,7 @@ fn all(source: &SourceRow) -> (Stored<'_>, DestinationNow, IndexNow) {
         created: true,
         put_back: BTreeMap::new(),
         settled: true,
+        was_set_back: false,
         histories: histories.clone(),
     };
     let stored = Stored {
@@ -183,6 +184,9 @@ fn an_index_that_is_not_what_was_copied_is_kept() {
         change(&mut now);
         assert_eq!(reason(index(&known, &now)), expected, "case {number}");
     }
+    let named = SourceRow { index_name: "43".to_owned(), ..source.clone() };
+    let (known, _, now) = all(&named);
+    assert_eq!(reason(index(&known, &now)), "IndexShared");
     let theirs = SourceRow { blocked_by_us: false, ..source.clone() };
     let (known, _, now) = all(&theirs);
     assert_eq!(reason(index(&known, &now)), "NotBlocked");

@@ -16,51 +16,49 @@ use crate::merge::act::sources::index_name;
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::observe::active;
-use crate::merge::valid::{ValidMerge, Verification};
 use crate::state::{QuarantineFilter, ShardRow, SourceId, SourceRow, SourceState};
 
 /// Counts in one request.
 const COUNTS: usize = 200;
 
-/// Looks where chunks were deleted since the last time, and deletes them.
-pub async fn follow(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
+/// Looks where chunks were deleted since the last time, and deletes them. What is done is stored source by source: a step
+/// that is cut off in the middle is not for nothing.
+pub async fn follow(engine: &Engine) -> Result<(), MergeError> {
     // Before anything is read of the sources: see `version`.
     let pass = engine.merge_row().await?.pass;
     let stored = engine.state.sources(engine.id).await?;
     let behind = behind(&stored, engine.state.shards(engine.id).await?);
     let mut unreadable = BTreeSet::new();
     let suspects = suspects(engine, &behind, &mut unreadable).await?;
-    let mut stale = Vec::new();
-    if !suspects.is_empty() {
-        let quarantine =
-            Quarantine::new(engine.state.quarantine_list(engine.id, &QuarantineFilter::default()).await?);
-        for &id in &suspects {
-            let Some((source, shards)) = behind.get(&id) else { continue };
-            let comparison = Comparison {
-                engine,
-                source,
-                pass,
-                copied: shards.iter().map(|row| (row.shard, row.copy_planned_to)).collect(),
-                withheld: Withheld::new(quarantine.of(id)),
-            };
-            match comparison.run(source.documents.max(0).unsigned_abs()).await? {
-                Some(mut compared) => stale.append(&mut compared.stale),
-                None => drop(unreadable.insert(id)),
-            }
+    let is_clean = |id: &SourceId| !suspects.contains(id) && !unreadable.contains(id);
+    let clean = behind.iter().filter(|(id, _)| is_clean(id)).flat_map(|(_, (_, shards))| shards);
+    engine.state.keys_checked(engine.id, &clean.cloned().collect::<Vec<_>>()).await?;
+    let quarantine = match suspects.is_empty() {
+        true => Vec::new(),
+        false => engine.state.quarantine_list(engine.id, &QuarantineFilter::default()).await?,
+    };
+    let quarantine = Quarantine::new(quarantine);
+    for id in suspects {
+        let Some((source, shards)) = behind.get(&id) else { continue };
+        let comparison = Comparison {
+            engine,
+            source,
+            pass,
+            copied: shards.iter().map(|row| (row.shard, row.copy_planned_to)).collect(),
+            withheld: Withheld::new(quarantine.of(id)),
+        };
+        let Some(mut compared) = comparison.run(source.documents.max(0).unsigned_abs()).await? else {
+            unreadable.insert(id);
+            continue;
+        };
+        if !compared.stale.is_empty() {
+            // The twin of a deleted chunk is in the source with its own content: that must be there now.
+            compared.stale.sort_unstable();
+            engine.state.plan_recheck(engine.id, &compared.stale).await?;
         }
+        engine.state.keys_checked(engine.id, shards).await?;
     }
-    if spec.verification == Verification::Full && !stale.is_empty() {
-        // The twin of a deleted chunk is in the source with its own content: that must be there now.
-        stale.sort_unstable();
-        engine.state.plan_recheck(engine.id, &stale).await?;
-    }
-    set_aside(engine, &unreadable).await?;
-    let done: Vec<ShardRow> = behind
-        .into_iter()
-        .filter(|(id, _)| !unreadable.contains(id))
-        .flat_map(|(_, (_, shards))| shards)
-        .collect();
-    Ok(engine.state.keys_checked(engine.id, &done).await?)
+    set_aside(engine, &unreadable).await
 }
 
 type Behind<'a> = BTreeMap<SourceId, (&'a SourceRow, Vec<ShardRow>)>;

@@ -1,0 +1,78 @@
+//! What is done for writers while not everything can be reached that a merge needs.
+//!
+//! A destination that is down keeps an engine from being connected, and with it from ending what it began. But nobody
+//! may be refused for ever: the state and the source are enough to lift write blocks.
+
+use jiff::Timestamp;
+
+use super::act;
+use super::engine::STEP_LEASE;
+use super::error::MergeError;
+use super::observe::parse_memo;
+use super::phase::Phase;
+use super::plan::is_overdue;
+use super::preflight;
+use super::secrets::Secrets;
+use super::valid::{SourceWrites, ValidMerge};
+use crate::state::{MergeRow, State};
+
+/// Why writers are not to be refused any more.
+#[derive(Debug, PartialEq, Eq)]
+enum Reason {
+    /// The merge is complete, and `sourceWrites: Allow` asks for the way back.
+    WayBack,
+    /// An attempt to cut over that is to be given up.
+    Cutover(String),
+}
+
+/// Lifts the blocks of a complete merge that is asked to go back, and gives an attempt to cut over up that took too long or
+/// is suspended.
+pub(super) async fn serve_writers(
+    merge: &ValidMerge,
+    secrets: &Secrets,
+    process: &str,
+    now: Timestamp,
+) -> Result<(), MergeError> {
+    let state = State::connect(&secrets.state, &merge.state_schema).await?;
+    let row = state.merge_of(&merge.owner, &merge.identity()).await?;
+    let Some(row) = row.filter(|row| row.released_at.is_none()) else { return Ok(()) };
+    if reason(merge, &row, now)?.is_none() {
+        return Ok(());
+    }
+    let source = preflight::source(merge, secrets).await.map_err(MergeError::Source)?;
+    if !state.take_step(row.id, process, STEP_LEASE).await? {
+        // Somebody who reaches everything decides.
+        return Ok(());
+    }
+    // As it is now that nobody else decides.
+    let row = state.merge(row.id).await?.unwrap_or(row);
+    match reason(merge, &row, now)? {
+        Some(Reason::WayBack) => {
+            act::lift_blocks(&state, &source, row.id, |_| true).await?;
+            tracing::info!("writes to the sources of a complete merge are allowed again");
+        }
+        Some(Reason::Cutover(reason)) => {
+            act::abandon(&state, &source, row.id, &reason, now).await?;
+            state.enter_phase(row.id, Phase::CuttingOver.as_str(), Phase::Synced.as_str()).await?;
+        }
+        None => {}
+    }
+    Ok(state.end_step(row.id, process).await?)
+}
+
+fn reason(merge: &ValidMerge, row: &MergeRow, now: Timestamp) -> Result<Option<Reason>, MergeError> {
+    let reason = match Phase::parse(&row.phase) {
+        Some(Phase::Completed) if merge.cutover.source_writes == SourceWrites::Allow => Some(Reason::WayBack),
+        Some(Phase::CuttingOver) => {
+            let memo = parse_memo(row)?;
+            let is_decided =
+                memo.cutover.handed_over || memo.verdict.is_some_and(|verdict| !verdict.positive);
+            let started_at = memo.cutover.started_at.filter(|_| !is_decided);
+            let is_over = |&started_at: &Timestamp| merge.suspend || is_overdue(started_at, merge, now);
+            let why = "not everything that it needs can be reached";
+            started_at.filter(is_over).map(|_| Reason::Cutover(why.to_owned()))
+        }
+        _ => None,
+    };
+    Ok(reason)
+}
