@@ -212,6 +212,9 @@ pub struct VerdictMemo {
     pub quarantined: u64,
     /// Documents of the destination that belong to no collection of this merge.
     pub unknown_documents: u64,
+    /// The chunks were counted and not compared (`spec.verification.mode`).
+    #[serde(default)]
+    pub counted_only: bool,
     /// One sentence.
     pub message: String,
     /// What the judgement depended on: a change of it is a reason to judge again.

@@ -29,6 +29,7 @@ fn completed(sources: i64) -> Observation {
         unequal: 0,
         quarantined: 0,
         unknown_documents: 0,
+        counted_only: false,
         message: String::new(),
         basis: test_merge().verdict_basis(),
     };

@@ -114,6 +114,7 @@ impl World {
                     unequal: 0,
                     quarantined: 0,
                     unknown_documents: 0,
+                    counted_only: false,
                     message: String::new(),
                     basis: self.spec.verdict_basis(),
                 });

@@ -12,7 +12,7 @@ use super::observe::{Observation, Rows, active};
 use super::phase::Phase;
 use super::plan::{Next, Waiting};
 use super::progress::{Pace, eta};
-use super::valid::ValidMerge;
+use super::valid::{ValidMerge, Verification};
 use crate::state::{KindTotals, SourceDeletion, SourceState};
 
 /// Collections that a report names.
@@ -177,11 +177,11 @@ pub(super) fn report(inputs: &Inputs<'_>, pace: &mut Pace) -> Report {
         lanes: inputs.lanes.clone(),
         started_at: Some(rows.merge.started_at),
         completed_at: rows.merge.completed_at,
-        facts: facts(seen, rows)
+        facts: facts(spec, seen, rows)
             .into_iter()
             .chain([deletion::fact(seen, source_deletion.as_ref())])
             .collect(),
-        message: message(phase, seen, rows) + &deletion::sentence(source_deletion.as_ref(), now),
+        message: message(phase, spec, seen, rows) + &deletion::sentence(source_deletion.as_ref(), now),
         waiting: inputs.waiting.clone(),
         load_settings_applied: rows.memo.destination.is_some() && seen.phase != Phase::Completed,
         writes_refused_seconds: rows.memo.writes_refused_seconds,
@@ -191,7 +191,10 @@ pub(super) fn report(inputs: &Inputs<'_>, pace: &mut Pace) -> Report {
 
 fn progress(phase: Phase, rows: &Rows, pace: &mut Pace, now: Timestamp) -> Progress {
     let totals = &rows.totals;
-    let verifying = matches!(phase, Phase::Verifying | Phase::Synced | Phase::CuttingOver | Phase::Completed);
+    let may_verify =
+        matches!(phase, Phase::Verifying | Phase::Synced | Phase::CuttingOver | Phase::Completed);
+    // Where chunks are only counted, copying is the only walk.
+    let verifying = may_verify && totals.verify.units > 0;
     let walk: &KindTotals = if verifying { &totals.verify } else { &totals.copy };
     let live: u64 = active(&rows.sources).map(|source| source.documents.max(0).unsigned_abs()).sum();
     let done = walk.counts.documents.max(0).unsigned_abs();
@@ -291,7 +294,7 @@ fn split(collection: i64, text: &str) -> Attention {
     Attention { collection, reason: reason.to_owned(), message: message.to_owned() }
 }
 
-fn facts(seen: &Observation, rows: &Rows) -> Vec<Fact> {
+fn facts(spec: &ValidMerge, seen: &Observation, rows: &Rows) -> Vec<Fact> {
     let after = |phase: Phase| seen.phase >= phase;
     let fact = |kind, holds: bool, yes: &'static str, no: &'static str, message: &str| Fact {
         kind,
@@ -312,6 +315,13 @@ fn facts(seen: &Observation, rows: &Rows) -> Vec<Fact> {
             fact(FactKind::CutOver, false, "", "NotYet", why)
         }
     };
+    // A verdict speaks of what was done for it, whatever the spec says now.
+    let counted_only = match verdict {
+        Some(verdict) if matches!(seen.phase, Phase::Completed | Phase::Failed) => verdict.counted_only,
+        Some(_) | None => spec.verification == Verification::Counts,
+    };
+    let is_compared = after(Phase::Synced) && seen.verify.open == 0;
+    let not_compared = if counted_only { "CountedOnly" } else { "InProgress" };
     let graph_done = matches!(seen.graph, GraphMemo::Direct | GraphMemo::Built);
     vec![
         fact(FactKind::SourcesResolved, after(Phase::Copying), "Resolved", "NotYet", ""),
@@ -323,14 +333,14 @@ fn facts(seen: &Observation, rows: &Rows) -> Vec<Fact> {
             "InProgress",
             "",
         ),
-        fact(FactKind::Verified, after(Phase::Synced) && seen.verify.open == 0, "Compared", "InProgress", ""),
+        fact(FactKind::Verified, is_compared && !counted_only, "Compared", not_compared, ""),
         fact(FactKind::Synced, after(Phase::Synced), "Following", "NotYet", ""),
         cut_over,
     ]
 }
 
 /// Stable text: it changes with the state, not with time.
-fn message(phase: Phase, seen: &Observation, rows: &Rows) -> String {
+fn message(phase: Phase, spec: &ValidMerge, seen: &Observation, rows: &Rows) -> String {
     let verdict = || rows.memo.verdict.as_ref().map_or_else(String::new, |verdict| verdict.message.clone());
     match phase {
         Phase::Pending => "checks the parts and claims the destination".to_owned(),
@@ -341,7 +351,10 @@ fn message(phase: Phase, seen: &Observation, rows: &Rows) -> String {
             GraphMemo::Loading | GraphMemo::Switched { .. } => "builds the vector graph".to_owned(),
             GraphMemo::Direct | GraphMemo::Built => "puts the settings of service back".to_owned(),
         },
-        Phase::Verifying => "compares every chunk with the destination".to_owned(),
+        Phase::Verifying => match spec.verification {
+            Verification::Full => "compares every chunk with the destination".to_owned(),
+            Verification::Counts => "compares nothing: the chunks are counted in the cutover".to_owned(),
+        },
         Phase::Synced => "follows the sources".to_owned(),
         Phase::CuttingOver => "writers are refused: last pass and verdict".to_owned(),
         Phase::Completed => verdict(),
@@ -349,3 +362,6 @@ fn message(phase: Phase, seen: &Observation, rows: &Rows) -> String {
         Phase::Failed => format!("{}; then set a new spec.retryToken", verdict()),
     }
 }
+
+#[cfg(test)]
+mod tests;

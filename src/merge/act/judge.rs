@@ -1,9 +1,9 @@
-//! The verdict: over every collection, from what was compared and counted.
+//! The verdict: over every collection, from what was compared, or only counted, as `spec.verification.mode` asks.
 
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::memo::VerdictMemo;
-use crate::merge::valid::{UnknownDocuments, ValidMerge};
+use crate::merge::valid::{UnknownDocuments, ValidMerge, Verification};
 use crate::state::CollectionVerdict;
 
 /// Collections that the message of a negative verdict names.
@@ -48,7 +48,15 @@ fn verdict(spec: &ValidMerge, verdicts: &[CollectionVerdict], in_destination: u6
         ));
     }
     let message = if faults.is_empty() {
-        format!("{} collections are equal in every chunk: {ours} documents", verdicts.len())
+        let what = match spec.verification {
+            Verification::Full => "are equal in every chunk",
+            Verification::Counts => "have as many chunks on both sides (counted, not compared)",
+        };
+        let tolerated = match quarantined {
+            0 => String::new(),
+            chunks => format!(", {chunks} chunks in quarantine are tolerated"),
+        };
+        format!("{} collections {what}: {ours} documents{tolerated}", verdicts.len())
     } else {
         faults.join("; ")
     };
@@ -58,7 +66,59 @@ fn verdict(spec: &ValidMerge, verdicts: &[CollectionVerdict], in_destination: u6
         unequal: unequal.len() as u64,
         quarantined,
         unknown_documents,
+        counted_only: spec.verification == Verification::Counts,
         message,
         basis: spec.verdict_basis(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::merge::valid::test_merge;
+
+    fn collection(collection_id: i64, quarantined: i64) -> CollectionVerdict {
+        CollectionVerdict {
+            collection_id,
+            source_documents: 5 + quarantined,
+            destination_documents: 5,
+            compared: 5,
+            different: 0,
+            quarantined,
+            collapsed: 0,
+            verdict: true,
+            reason: None,
+        }
+    }
+
+    fn tolerant(verification: Verification) -> ValidMerge {
+        let mut spec = test_merge();
+        spec.verification = verification;
+        spec.tolerations.max_quarantined = 10;
+        spec
+    }
+
+    #[test]
+    fn what_was_only_counted_is_not_called_equal() {
+        let verdicts = [collection(1, 0), collection(2, 0)];
+        let compared = verdict(&tolerant(Verification::Full), &verdicts, 10);
+        assert_eq!(compared.message, "2 collections are equal in every chunk: 10 documents");
+        assert!(compared.positive && !compared.counted_only);
+        let counted = verdict(&tolerant(Verification::Counts), &verdicts, 10);
+        assert_eq!(
+            counted.message,
+            "2 collections have as many chunks on both sides (counted, not compared): 10 documents"
+        );
+        assert!(counted.positive && counted.counted_only);
+    }
+
+    #[test]
+    fn chunks_that_are_tolerated_in_quarantine_are_told() {
+        let verdict = verdict(&tolerant(Verification::Full), &[collection(1, 0), collection(2, 3)], 10);
+        assert!(verdict.positive);
+        assert_eq!(
+            verdict.message,
+            "2 collections are equal in every chunk: 10 documents, 3 chunks in quarantine are tolerated"
+        );
     }
 }

@@ -29,6 +29,7 @@ pub fn verdict(positive: bool, basis: String) -> VerdictMemo {
         unequal: u64::from(!positive),
         quarantined: 0,
         unknown_documents: 0,
+        counted_only: false,
         message: "as it is".to_owned(),
         basis,
     }

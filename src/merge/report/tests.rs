@@ -1,0 +1,140 @@
+//! What people are told of each state.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::merge::memo::{Memo, VerdictMemo};
+use crate::merge::observe::test_observation;
+use crate::merge::valid::test_merge;
+use crate::state::{Counts, MergeRow, SourceRow, Totals};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+/// A merge of one collection with 310 chunks, all of them copied and none compared.
+struct World {
+    spec: ValidMerge,
+    seen: Observation,
+    rows: Rows,
+}
+
+impl World {
+    fn in_phase(phase: Phase) -> World {
+        let seen = Observation { phase, ..test_observation(GraphMemo::Direct) };
+        let merge = MergeRow {
+            id: uuid::Uuid::nil(),
+            owner: "default/test".to_owned(),
+            destination_cluster: "destination".to_owned(),
+            destination_index: "merged".to_owned(),
+            identity: String::new(),
+            phase: phase.as_str().to_owned(),
+            pass: 0,
+            memo: serde_json::Value::Null,
+            retry_token: String::new(),
+            started_at: at(0),
+            completed_at: None,
+            phase_since: at(0),
+            released_at: None,
+        };
+        let source = SourceRow {
+            id: 1,
+            collection_id: 7,
+            index_name: "7".to_owned(),
+            index_uuid: "uuid".to_owned(),
+            shards: 1,
+            generation: 0,
+            documents: 310,
+            bytes: 1,
+            state: SourceState::Active,
+            attention: None,
+            blocked_by_us: false,
+            cuts: BTreeMap::new(),
+            deletion: None,
+        };
+        let totals = Totals { copy: done(310), ..Totals::default() };
+        let rows = Rows {
+            merge,
+            memo: Memo::default(),
+            sources: vec![source],
+            totals,
+            quarantine: BTreeMap::new(),
+            sources_open: 0,
+        };
+        World { spec: test_merge(), seen, rows }
+    }
+
+    fn counting(mut self) -> World {
+        self.spec.verification = Verification::Counts;
+        self
+    }
+
+    fn judged(mut self, counted_only: bool) -> World {
+        let verdict = VerdictMemo {
+            positive: true,
+            collections: 1,
+            unequal: 0,
+            quarantined: 0,
+            unknown_documents: 0,
+            counted_only,
+            message: "all is well".to_owned(),
+            basis: self.spec.verdict_basis(),
+        };
+        self.rows.memo.verdict = Some(verdict.clone());
+        self.seen.verdict = Some(verdict);
+        self
+    }
+
+    fn report(&self, now: Timestamp) -> Report {
+        let World { spec, seen, rows } = self;
+        let inputs = Inputs { spec, seen, rows, next: Next::Now, waiting: None, lanes: None, now };
+        report(&inputs, &mut Pace::default())
+    }
+
+    /// Status and reason of `Verified`.
+    fn verified(&self) -> (bool, &'static str) {
+        let facts = self.report(at(60)).facts;
+        let fact = facts.iter().find(|fact| fact.kind == FactKind::Verified).unwrap();
+        (fact.status.unwrap(), fact.reason)
+    }
+}
+
+/// A walk that is done.
+fn done(documents: i64) -> KindTotals {
+    KindTotals {
+        units: 1,
+        units_done: 1,
+        positions_total: documents,
+        positions_done: documents,
+        counts: Counts { documents, ..Counts::default() },
+        ..KindTotals::default()
+    }
+}
+
+#[test]
+fn what_is_only_counted_is_not_called_verified() {
+    for phase in [Phase::Copying, Phase::Verifying, Phase::Synced, Phase::CuttingOver] {
+        assert_eq!(World::in_phase(phase).counting().verified(), (false, "CountedOnly"), "{phase}");
+    }
+    assert_eq!(World::in_phase(Phase::Verifying).verified(), (false, "InProgress"));
+    assert_eq!(World::in_phase(Phase::Synced).verified(), (true, "Compared"));
+    let message = World::in_phase(Phase::Verifying).counting().report(at(60)).message;
+    assert_eq!(message, "compares nothing: the chunks are counted in the cutover");
+}
+
+#[test]
+fn a_verdict_says_how_it_was_made_whatever_the_spec_says_later() {
+    assert_eq!(World::in_phase(Phase::Completed).counting().judged(false).verified(), (true, "Compared"));
+    assert_eq!(World::in_phase(Phase::Completed).judged(true).verified(), (false, "CountedOnly"));
+}
+
+#[test]
+fn without_a_comparison_the_progress_is_that_of_the_copy() {
+    for phase in [Phase::Synced, Phase::CuttingOver, Phase::Completed] {
+        let progress = World::in_phase(phase).counting().report(at(60)).progress;
+        assert_eq!((progress.documents_done, progress.documents), (310, 310), "{phase}");
+        assert_eq!((progress.collections_done, progress.collections), (1, 1), "{phase}");
+        assert!((progress.percent - 100.0).abs() < f64::EPSILON, "{phase}: {}", progress.percent);
+    }
+}
