@@ -17,7 +17,8 @@ pub enum Phase {
     Verifying,
     /// The destination follows the sources.
     Synced,
-    /// Writers are refused while the last pass, the last comparison and the counts are made.
+    /// The last pass, the last comparison and the counts; writers are refused meanwhile, unless
+    /// `spec.cutover.sourceWrites` is `Allow`.
     CuttingOver,
     /// The verdict is positive.
     Completed,

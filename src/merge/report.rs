@@ -4,7 +4,7 @@ mod deletion;
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 pub use self::deletion::SourceDeletionReport;
 use super::memo::GraphMemo;
@@ -12,7 +12,7 @@ use super::observe::{Observation, Rows, active};
 use super::phase::Phase;
 use super::plan::{Next, Waiting};
 use super::progress::{Pace, eta};
-use super::valid::{ValidMerge, Verification};
+use super::valid::{SourceWrites, ValidMerge, Verification};
 use crate::state::{KindTotals, SourceDeletion, SourceState};
 
 /// Collections that a report names.
@@ -47,7 +47,7 @@ pub struct Report {
     pub completed_at: Option<Timestamp>,
     /// One for each domain condition.
     pub facts: Vec<Fact>,
-    /// One sentence, stable: no counters, no times.
+    /// One sentence, stable: no counter, and no time that goes on.
     pub message: String,
     /// Set when the merge does not go on by itself.
     pub waiting: Option<Waiting>,
@@ -339,7 +339,7 @@ fn facts(spec: &ValidMerge, seen: &Observation, rows: &Rows) -> Vec<Fact> {
     ]
 }
 
-/// Stable text: it changes with the state, not with time.
+/// Stable text: it changes with the state, not with time; a moment in it is one that stands.
 fn message(phase: Phase, spec: &ValidMerge, seen: &Observation, rows: &Rows) -> String {
     let verdict = || rows.memo.verdict.as_ref().map_or_else(String::new, |verdict| verdict.message.clone());
     match phase {
@@ -356,11 +356,37 @@ fn message(phase: Phase, spec: &ValidMerge, seen: &Observation, rows: &Rows) -> 
             Verification::Counts => "compares nothing: the chunks are counted in the cutover".to_owned(),
         },
         Phase::Synced => "follows the sources".to_owned(),
-        Phase::CuttingOver => "writers are refused: last pass and verdict".to_owned(),
+        Phase::CuttingOver => cutting_over(spec, seen),
         Phase::Completed => verdict(),
         Phase::Suspended => "suspended at a checkpoint; set spec.suspend to false to go on".to_owned(),
         Phase::Failed => format!("{}; then set a new spec.retryToken", verdict()),
     }
+}
+
+/// Since when writers are refused, and for how long at most: the same sentence during the whole attempt, once the first
+/// write block is asked for.
+fn cutting_over(spec: &ValidMerge, seen: &Observation) -> String {
+    let Some(blocked_at) = seen.cutover.blocked_at else {
+        return match spec.cutover.source_writes {
+            SourceWrites::Block => "last pass and verdict; no writer is refused yet".to_owned(),
+            SourceWrites::Allow => "last pass and verdict; no writer is refused".to_owned(),
+        };
+    };
+    let timeout = SignedDuration::try_from(spec.cutover.timeout).ok();
+    let until =
+        seen.cutover.started_at.zip(timeout).and_then(|(from, timeout)| from.checked_add(timeout).ok());
+    let given_up = until.map_or_else(String::new, |until| {
+        format!("; given up after {} unless it is done", to_the_second(until))
+    });
+    format!(
+        "writers are refused since {}: last pass and verdict{given_up}; spec.suspend: true gives it up now",
+        to_the_second(blocked_at)
+    )
+}
+
+/// A moment as it is told: RFC 3339, in whole seconds.
+fn to_the_second(moment: Timestamp) -> impl std::fmt::Display {
+    moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Attention, Fact, FactKind};
+use super::{Attention, Fact, FactKind, to_the_second};
 use crate::merge::observe::Observation;
 use crate::merge::plan::sources_deleted_from;
 use crate::merge::valid::ValidMerge;
@@ -43,7 +43,7 @@ pub(super) fn sentence(deletion: Option<&SourceDeletionReport>, now: Timestamp) 
     match deletion.from {
         Some(from) if deletion.remaining > 0 && now < from => format!(
             "; source indices are deleted from {} on; set spec.cutover.deleteSources: Never to keep them",
-            from.strftime("%Y-%m-%dT%H:%M:%SZ")
+            to_the_second(from)
         ),
         Some(_) if deletion.remaining > 0 => {
             "; source indices are being deleted; set spec.cutover.deleteSources: Never to keep those that are left"

@@ -138,3 +138,28 @@ fn without_a_comparison_the_progress_is_that_of_the_copy() {
         assert!((progress.percent - 100.0).abs() < f64::EPSILON, "{phase}: {}", progress.percent);
     }
 }
+
+#[test]
+fn a_cutover_says_since_when_writers_are_refused_and_until_when_at_most() {
+    let mut world = World::in_phase(Phase::CuttingOver);
+    world.spec.cutover.timeout = Duration::from_secs(600);
+    world.seen.cutover.started_at = Some(at(0));
+    assert_eq!(world.report(at(1)).message, "last pass and verdict; no writer is refused yet");
+    // 2027-01-15T08:00:02.5Z
+    world.seen.cutover.blocked_at = Some(at(2).checked_add(SignedDuration::from_millis(500)).unwrap());
+    let message = world.report(at(3)).message;
+    assert_eq!(
+        message,
+        "writers are refused since 2027-01-15T08:00:02Z: last pass and verdict; given up after 2027-01-15T08:10:00Z \
+         unless it is done; spec.suspend: true gives it up now"
+    );
+    assert_eq!(world.report(at(500)).message, message, "the same as long as the attempt lasts");
+}
+
+#[test]
+fn a_cutover_that_refuses_no_writer_does_not_say_so() {
+    let mut world = World::in_phase(Phase::CuttingOver);
+    world.spec.cutover.source_writes = SourceWrites::Allow;
+    world.seen.cutover.started_at = Some(at(0));
+    assert_eq!(world.report(at(500)).message, "last pass and verdict; no writer is refused");
+}
