@@ -2,7 +2,8 @@
 //!
 //! - A condition's `lastTransitionTime` moves only when its status flips.
 //! - `Ready` is true when the merge is complete and verified, `Reconciling` while work goes on or is tried again,
-//!   `Stalled` when only a person can help: what `kubectl wait`, Argo CD and Flux expect.
+//!   `Stalled` when only a person can help: what `kubectl wait` and kstatus (Flux) expect. Argo CD knows none of them:
+//!   deploy/argocd/argocd-cm.yaml teaches it.
 //! - Messages hold no counter and no time that goes on; what counts is in `progress` and `summary`. Those are written when
 //!   10 s have passed or 1 % was done, everything else at once, and what is equal not at all.
 //! - Within a phase the percentage never goes back.
