@@ -133,6 +133,7 @@ async fn reach(
         category: "Malformed",
         message: invalid.error.clone(),
         terminal: true,
+        needs_a_person: true,
     })?;
     let source = NamespaceSecrets::new(context.client.clone(), &seen.named.namespace);
     let secrets = match secrets::resolve(spec, &source).await {
@@ -303,5 +304,6 @@ fn timed_out(what: &str, limit: Duration) -> Failure {
         category: "TimedOut",
         message: format!("{what} took longer than {} s; it is tried again", limit.as_secs()),
         terminal: false,
+        needs_a_person: false,
     }
 }

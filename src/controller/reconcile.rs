@@ -181,12 +181,13 @@ fn decide(seen: &Seen, running: bool) -> Intent {
     let merge = match &seen.spec {
         Ok(spec) => ValidMerge::parse(&seen.owner(), spec).map(Box::new).map_err(|problems| {
             let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            Failure { category: "InvalidSpec", message, terminal: true }
+            Failure { category: "InvalidSpec", message, terminal: true, needs_a_person: true }
         }),
         Err(invalid) => Err(Failure {
             category: "Malformed",
             message: format!("the resource cannot be read: {}; write it anew", invalid.error),
             terminal: true,
+            needs_a_person: true,
         }),
     };
     if seen.deleting_for.is_some() {

@@ -145,7 +145,9 @@ fn the_annotation_and_the_age_of_a_deletion_are_seen() {
 fn failures_are_retried_with_backoff_and_terminal_ones_wait_for_a_change() {
     let registry = Registry::new();
     let seen = Seen::new(&resource(|_| ()), &registry, now());
-    let failed = |terminal| Outcome::Failed(Failure { category: "X", message: String::new(), terminal });
+    let failed = |terminal| {
+        Outcome::Failed(Failure { category: "X", message: String::new(), terminal, needs_a_person: terminal })
+    };
     let wait = |outcome: &Outcome| next(&registry, &seen, outcome, 0.0);
     assert_eq!(wait(&failed(false)), Action::requeue(Duration::from_secs(1)));
     assert_eq!(wait(&failed(false)), Action::requeue(Duration::from_secs(2)));
@@ -163,7 +165,12 @@ fn failures_are_retried_with_backoff_and_terminal_ones_wait_for_a_change() {
 #[test]
 fn while_writers_are_refused_a_failure_is_retried_after_a_few_seconds() {
     let longest = |seen: &Seen, registry: &Registry<Engine>| {
-        let outcome = Outcome::Failed(Failure { category: "X", message: String::new(), terminal: false });
+        let outcome = Outcome::Failed(Failure {
+            category: "X",
+            message: String::new(),
+            terminal: false,
+            needs_a_person: true,
+        });
         for _ in 0..20 {
             next(registry, seen, &outcome, 0.0);
         }

@@ -211,8 +211,12 @@ async fn secrets_are_looked_at_every_thirty_seconds_and_after_a_failure() {
 async fn secrets_that_cannot_be_taken_are_looked_at_less_and_less_often_until_they_can() {
     let registry = Registry::new();
     let _engine = kept(&registry, "a", 1);
-    let failure =
-        Failure { category: "SecretInvalid", message: "create the secret".to_owned(), terminal: false };
+    let failure = Failure {
+        category: "SecretInvalid",
+        message: "create the secret".to_owned(),
+        terminal: false,
+        needs_a_person: false,
+    };
     registry.secrets_cannot_be_taken("a", &failure, at(0));
     assert!(!due(&registry, 0) && due(&registry, 1));
     registry.secrets_cannot_be_taken("a", &failure, at(1));

@@ -34,6 +34,8 @@ pub(super) struct Failure {
     pub message: String,
     /// Whether nothing is to be gained by trying again.
     pub terminal: bool,
+    /// Whether only a person can mend it. It is tried again all the same, as it may be mended outside of the resource.
+    pub needs_a_person: bool,
 }
 
 impl From<&MergeError> for Failure {
@@ -42,6 +44,7 @@ impl From<&MergeError> for Failure {
             category: error.category().as_str(),
             message: error.to_string(),
             terminal: error.is_terminal(),
+            needs_a_person: error.needs_a_person(),
         }
     }
 }
@@ -114,7 +117,7 @@ pub(super) fn next_status(
         }
         Outcome::Stepped(report) => stepped(&mut next, report, summarise(report), generation, now),
         Outcome::Hindered(report, failure) => {
-            stepped(&mut next, report, Summarised::failing(failure), generation, now);
+            stepped(&mut next, report, Summarised::hindered(failure), generation, now);
         }
     }
     next
@@ -313,8 +316,14 @@ impl Summarised {
     }
 
     fn failing(failure: &Failure) -> Self {
-        let standing = if failure.terminal { Standing::Stalled } else { Standing::Reconciling };
+        let is_stalled = failure.terminal || failure.needs_a_person;
+        let standing = if is_stalled { Standing::Stalled } else { Standing::Reconciling };
         Self { failing: true, ..Self::new(standing, failure.category, &failure.message) }
+    }
+
+    /// Work goes on beside the failure.
+    fn hindered(failure: &Failure) -> Self {
+        Self { standing: Standing::Reconciling, ..Self::failing(failure) }
     }
 }
 

@@ -62,7 +62,17 @@ fn in_phase(phase: Phase) -> Outcome {
 }
 
 fn failed(category: &'static str, terminal: bool) -> Outcome {
-    Outcome::Failed(Failure { category, message: "the server is away; start it".to_owned(), terminal })
+    Outcome::Failed(Failure {
+        category,
+        message: "the server is away; start it".to_owned(),
+        terminal,
+        needs_a_person: terminal,
+    })
+}
+
+/// A failure that only a person can mend, and that is tried again all the same.
+fn lost() -> Failure {
+    Failure::from(&MergeError::DestinationLost("the destination is gone; restore it".to_owned()))
 }
 
 /// The status after these outcomes, one second apart.
@@ -96,9 +106,20 @@ fn ready_is_only_a_completed_merge_and_stalled_only_what_a_person_must_mend() {
         (Outcome::Rested, ("False", "False", "False", "Suspended")),
         (failed("SourceUnavailable", false), ("False", "True", "False", "SourceUnavailable")),
         (failed("InvalidSpec", true), ("False", "False", "True", "InvalidSpec")),
+        (Outcome::Failed(lost()), ("False", "False", "True", "DestinationLost")),
     ] {
         assert_eq!(verdict(&after(&[outcome])), expected);
     }
+}
+
+#[test]
+fn a_lost_destination_is_tried_again_where_it_was_and_nothing_is_stalled_that_goes_on() {
+    assert!(!lost().terminal);
+    let status = after(&[stepped(copying()), Outcome::Failed(lost())]);
+    assert_eq!(status.phase.as_deref(), Some("Copying"), "it may be restored from a snapshot");
+    assert_eq!(condition(&status, "Failing").status, "True");
+    let beside = Outcome::Hindered(Box::new(copying()), lost());
+    assert_eq!(verdict(&after(&[beside])), ("False", "True", "False", "DestinationLost"));
 }
 
 #[test]
@@ -204,8 +225,12 @@ fn a_failure_keeps_what_was_reached_and_says_what_to_do() {
 /// A step with secrets that are not the present ones.
 fn hindered(phase: Phase) -> Outcome {
     let Outcome::Stepped(report) = in_phase(phase) else { panic!("no step") };
-    let failure =
-        Failure { category: "SecretInvalid", message: "create the secret".to_owned(), terminal: false };
+    let failure = Failure {
+        category: "SecretInvalid",
+        message: "create the secret".to_owned(),
+        terminal: false,
+        needs_a_person: false,
+    };
     Outcome::Hindered(report, failure)
 }
 

@@ -147,6 +147,34 @@ impl MergeError {
         self.category() == MergeCategory::InvalidSpec
     }
 
+    /// True where only a person can mend it, in the spec or on a server: a destination that is lost, or is not what the
+    /// spec asks for.
+    #[must_use]
+    pub fn needs_a_person(&self) -> bool {
+        let is_about_the_destination =
+            |problem: &Problem| !problem.may_pass && problem.field.starts_with("spec.destination.index");
+        match self {
+            MergeError::DestinationLost(_) => true,
+            MergeError::Problems { category, problems } => match category {
+                MergeCategory::InvalidSpec | MergeCategory::DestinationMismatch => true,
+                MergeCategory::ChecksFailed => problems.iter().any(is_about_the_destination),
+                MergeCategory::SecretInvalid
+                | MergeCategory::DestinationClaimed
+                | MergeCategory::DestinationLost
+                | MergeCategory::SourceUnavailable
+                | MergeCategory::DestinationUnavailable
+                | MergeCategory::CollectionsUnavailable
+                | MergeCategory::StateUnavailable
+                | MergeCategory::Internal => false,
+            },
+            MergeError::Source(_)
+            | MergeError::Destination(_)
+            | MergeError::Collections(_)
+            | MergeError::State(_)
+            | MergeError::Internal(_) => false,
+        }
+    }
+
     /// True where the same attempt may succeed later without anybody changing anything.
     #[must_use]
     pub fn may_pass(&self) -> bool {
@@ -178,4 +206,39 @@ impl MergeError {
 
 fn list(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_person_mends_a_destination_that_is_lost_or_another_one() {
+        let problem = MergeError::problem;
+        for error in [
+            MergeError::DestinationLost("it is gone".to_owned()),
+            problem(MergeCategory::InvalidSpec, "spec.source.url", "no URL"),
+            problem(MergeCategory::DestinationMismatch, "spec.destination.index", "another mapping"),
+            problem(MergeCategory::ChecksFailed, "spec.destination.index.vectorSize", "another size"),
+        ] {
+            assert!(error.needs_a_person(), "{error}");
+        }
+        for error in [
+            problem(MergeCategory::ChecksFailed, "spec.source", "a privilege is missing"),
+            problem(MergeCategory::SecretInvalid, "spec.source.credentialsSecretRef", "it is missing"),
+            problem(MergeCategory::DestinationClaimed, "spec.destination.index.name", "another merge has it"),
+            MergeError::Internal("a state of a later version".to_owned()),
+        ] {
+            assert!(!error.needs_a_person(), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_may_pass_by_itself_needs_nobody() {
+        let passing = Problem { may_pass: true, ..Problem::new("spec.destination.index", "no answer") };
+        let lasting = Problem::new("spec.destination.index", "another mapping");
+        let failed = |problems| MergeError::Problems { category: MergeCategory::ChecksFailed, problems };
+        assert!(!failed(vec![passing.clone()]).needs_a_person());
+        assert!(failed(vec![passing, lasting]).needs_a_person(), "one of them does not pass");
+    }
 }
