@@ -4,7 +4,15 @@
 //! such and does not disturb the others. One controller for each namespace (or one for all), because a reflector
 //! takes one watch.
 
-use std::{fmt, future::ready, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::{pending, ready},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt, stream};
 use kube::{
@@ -152,9 +160,16 @@ pub(super) async fn watch_and_reconcile(
     shutdown: CancellationToken,
 ) {
     let watched = Watched::new(readiness, &scope);
+    let listed = Arc::new(AtomicBool::new(false));
+    let is_listed = Arc::clone(&listed);
     let (reader, writer) = reflector::store();
     let resources = watcher(scope.api(context.client.clone()), watcher::Config::default().any_semantic())
-        .inspect(move |event| watched.seen(event))
+        .inspect(move |event| {
+            watched.seen(event);
+            if matches!(event, Ok(watcher::Event::InitDone)) {
+                listed.store(true, Ordering::Relaxed);
+            }
+        })
         .default_backoff()
         .reflect(writer)
         .touched_objects()
@@ -164,13 +179,25 @@ pub(super) async fn watch_and_reconcile(
         );
     let wakes = wakes(context.registry.wakes(), scope.clone());
     info!(?scope, "watching");
-    Controller::for_stream(resources, reader)
+    let controller = Controller::for_stream(resources, reader)
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(wakes)
-        .graceful_shutdown_on(shutdown.cancelled_owned())
+        .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(reconcile, after_error, Arc::clone(&context))
-        .for_each(|result| after(&context, result))
-        .await;
+        .for_each(|result| after(&context, result));
+    tokio::select! {
+        () = controller => {}
+        () = ended_unlisted(&is_listed, &shutdown) => {}
+    }
+}
+
+/// Resolves at the shutdown if the resources were never listed, and otherwise never. A controller begins, and ends, only
+/// after its first list; before that it has nothing to end, but would hold up the hand-over of the lease.
+async fn ended_unlisted(is_listed: &AtomicBool, shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    if is_listed.load(Ordering::Relaxed) {
+        pending::<()>().await;
+    }
 }
 
 type Reconciled = Result<
@@ -224,6 +251,43 @@ mod tests {
 
     fn missing(readiness: &Readiness) -> Vec<String> {
         readiness.report().into_keys().collect()
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_waits_for_no_first_list_that_does_not_come() {
+        // Nobody listens there, so no list ever succeeds.
+        let config = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
+        let client = Client::try_from(config).unwrap();
+        let metrics = crate::metrics::Metrics::default();
+        let context = Arc::new(Context {
+            registry: super::super::registry::Registry::new(),
+            events: super::super::events::Publisher::new(client.clone(), "test", metrics.clone()),
+            metrics,
+            worker: "test".to_owned(),
+            client,
+        });
+        let (readiness, shutdown) = (Readiness::default(), CancellationToken::new());
+        let watching = watch_and_reconcile(context, Scope::All, readiness.clone(), shutdown.clone());
+        let watching = tokio::spawn(watching);
+        while missing(&readiness).is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(!watching.is_finished(), "it is tried again");
+        shutdown.cancel();
+        tokio::time::timeout(Duration::from_secs(5), watching).await.expect("it holds up the end").unwrap();
+        assert!(missing(&readiness).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_waits_for_what_is_under_way_once_there_was_a_list() {
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        let is_listed = AtomicBool::new(false);
+        ended_unlisted(&is_listed, &shutdown).await;
+        is_listed.store(true, Ordering::Relaxed);
+        let waiting = ended_unlisted(&is_listed, &shutdown);
+        let waiting = tokio::time::timeout(Duration::from_millis(50), waiting);
+        assert!(waiting.await.is_err(), "the controller ends by itself, when its reconciles have ended");
     }
 
     #[test]
