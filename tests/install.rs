@@ -310,6 +310,7 @@ fn values_that_mean_nothing_are_refused_with_their_name() {
         ("image.digest=latest", "digest"),
         ("serviceMonitor.intervall=1m", "intervall"),
         ("extraEnv[0].name=RUST_LOG", "extraEnv"),
+        ("extraEnv[0].name=LEASE_NAME", "extraEnv"),
         ("extraVolumeMounts[0].name=authorities", "mountPath"),
         ("nonsense=1", "nonsense"),
     ] {
