@@ -132,7 +132,7 @@ fn kubectl_get_shows_the_columns_of_the_design() {
     };
     assert_eq!(
         of_priority(0),
-        ["Phase", "Progress", "Collections", "Documents", "Rate", "ETA", "Ready", "Age"]
+        ["Phase", "Progress", "Collections", "Documents", "Rate", "ETA", "Ready", "Reason", "Age"]
     );
     assert_eq!(of_priority(1), ["Destination", "Workers", "Lag", "Message"]);
 }

@@ -73,6 +73,12 @@ use super::{
         json_path = ".status.conditions[?(@.type==\"Ready\")].status",
         description = "True when the merge is complete and verified"
     ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Why: the phase, what is waited for, or what failed"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Destination",

@@ -119,10 +119,12 @@ async fn walks_to_completed_and_tells_it_in_the_status() {
 
     let table = operator.kubectl(&["get", "esim", "-n", namespace], "").await;
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-    let columns = ["NAME", "PHASE", "PROGRESS", "COLLECTIONS", "DOCUMENTS", "RATE", "ETA", "READY", "AGE"];
+    let columns =
+        ["NAME", "PHASE", "PROGRESS", "COLLECTIONS", "DOCUMENTS", "RATE", "ETA", "READY", "REASON", "AGE"];
     assert_eq!(lines[0], columns, "{table}");
     let summary = status.summary.unwrap();
-    let row = [NAME, "Completed", "100%", &summary.collections.unwrap(), &summary.documents.unwrap(), "True"];
+    let (collections, documents) = (summary.collections.unwrap(), summary.documents.unwrap());
+    let row = [NAME, "Completed", "100%", &collections, &documents, "True", "Completed"];
     let shown: Vec<&str> = lines[1][..lines[1].len() - 1].to_vec();
     assert_eq!(shown, row, "{table}");
     let events = operator.kubectl(&["get", "events", "-n", namespace, "-o", "name"], "").await;
