@@ -71,7 +71,7 @@ pub struct MergeNumbers {
     pub documents: (u64, u64),
     /// Collections done and all.
     pub collections: (u64, u64),
-    /// Bytes done.
+    /// Bytes copied and compared since the start.
     pub bytes: u64,
     /// Chunks in quarantine.
     pub quarantined: u64,
@@ -79,7 +79,7 @@ pub struct MergeNumbers {
     pub attention: u64,
     /// How far the destination is behind.
     pub lag: Option<Duration>,
-    /// Workers that hold work.
+    /// Processes that hold work.
     pub workers: u64,
     /// Source indices that were deleted, and that were to be deleted and are kept.
     pub sources: (u64, u64),
@@ -143,10 +143,10 @@ impl Default for Metrics {
             documents: registered(&mut registry, "documents", "Chunks in all"),
             collections_done: registered(&mut registry, "collections_done", "Collections done in the phase"),
             collections: registered(&mut registry, "collections", "Collections in all"),
-            bytes_done: registered(&mut registry, "bytes_done", "Bytes done in the phase"),
+            bytes_done: registered(&mut registry, "bytes_done", "Bytes copied and compared since the start"),
             quarantined: registered(&mut registry, "quarantined", "Chunks in quarantine"),
             attention: registered(&mut registry, "attention", "Collections that need attention"),
-            workers: registered(&mut registry, "workers", "Workers that hold work"),
+            workers: registered(&mut registry, "workers", "Processes that hold work"),
             sources_deleted: registered(
                 &mut registry,
                 "sources_deleted",

@@ -41,7 +41,7 @@ use super::{
         name = "Progress",
         type_ = "string",
         json_path = ".status.summary.progress",
-        description = "Share of the phase's work that is done"
+        description = "Share of the phase's work that is done; empty in Indexing while only the server has work"
     ),
     printcolumn(
         name = "Collections",
@@ -86,7 +86,13 @@ use super::{
         json_path = ".spec.destination.index.name",
         priority = 1
     ),
-    printcolumn(name = "Workers", type_ = "integer", json_path = ".status.workers", priority = 1),
+    printcolumn(
+        name = "Workers",
+        type_ = "integer",
+        json_path = ".status.workers",
+        priority = 1,
+        description = "How many processes hold work right now"
+    ),
     printcolumn(name = "Lag", type_ = "string", json_path = ".status.lag", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1)
 )]

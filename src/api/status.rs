@@ -73,7 +73,7 @@ pub struct EsIndexMergeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<i64>,
 
-    /// How many workers hold work right now.
+    /// How many processes hold work right now, however much each of them does at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<i64>,
 
@@ -99,7 +99,8 @@ pub struct EsIndexMergeStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ProgressStatus {
-    /// The share that is done, in percent, rounded down. It never goes back within a phase.
+    /// The share that is done, in percent, rounded down. It never goes back within a phase. In `Indexing` it is that of
+    /// the copying; what the server does after it is not measured.
     #[schemars(range(min = 0, max = 100))]
     pub percent: i32,
 
@@ -115,10 +116,10 @@ pub struct ProgressStatus {
     /// How many chunks are done.
     pub documents_done: i64,
 
-    /// How many bytes are done.
+    /// How many bytes were copied and compared since the start, in all phases.
     pub bytes_done: i64,
 
-    /// How many chunks are done in a second, over the last minute or so.
+    /// How many chunks are done in a second, over the last 20 seconds or so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub documents_per_second: Option<i64>,
 
@@ -131,7 +132,7 @@ pub struct ProgressStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// The share that is done, for instance `63%`.
+    /// The share that is done, for instance `63%`. Left out in `Indexing` once copying has caught up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub progress: Option<String>,

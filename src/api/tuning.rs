@@ -75,7 +75,8 @@ pub enum WorkerMode {
 #[serde(rename_all = "camelCase")]
 pub struct VerificationSpec {
     /// `Full` (also when left out): every chunk is read back and compared field by field, the embedding bit by bit.
-    /// `Counts`: only the number of chunks of each collection is compared.
+    /// `Counts`: only the number of chunks of each collection is compared; the condition `Verified` stays `False`, with the
+    /// reason `CountedOnly`.
     #[serde(default)]
     pub mode: VerificationMode,
 }

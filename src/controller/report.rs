@@ -138,7 +138,7 @@ fn stepped(
     }
     let same_phase = status.phase.as_deref() == Some(report.phase.as_str());
     let progress = progress(&report.progress, status.progress.as_ref().filter(|_| same_phase));
-    status.summary = Some(summary(&progress));
+    status.summary = Some(summary(report.phase, &progress));
     status.progress = Some(progress);
     status.phase = Some(report.phase.as_str().to_owned());
     status.message = Some(summarised.message);
@@ -408,9 +408,11 @@ fn progress(now: &Progress, before: Option<&ProgressStatus>) -> ProgressStatus {
     }
 }
 
-fn summary(progress: &ProgressStatus) -> Summary {
+fn summary(phase: Phase, progress: &ProgressStatus) -> Summary {
+    // All is copied, and what the server has to do then is not measured.
+    let only_the_server_works = phase == Phase::Indexing && progress.percent >= 100;
     Summary {
-        progress: Some(format!("{}%", progress.percent)),
+        progress: (!only_the_server_works).then(|| format!("{}%", progress.percent)),
         collections: Some(format!("{}/{}", progress.collections_done, progress.collections)),
         documents: Some(format!("{}/{}", progress.documents_done, progress.documents)),
         rate: progress.documents_per_second.map(|rate| format!("{rate}/s")),

@@ -200,6 +200,17 @@ fn the_columns_say_what_the_numbers_say() {
 }
 
 #[test]
+fn no_share_is_told_of_what_the_server_does_by_itself() {
+    let told = |phase, done| {
+        let summary = after(&[stepped(Report { phase, ..percent(done) })]).summary.unwrap();
+        summary.progress
+    };
+    assert_eq!(told(Phase::Indexing, 99.9).as_deref(), Some("99%"), "it catches up");
+    assert_eq!(told(Phase::Indexing, 100.0), None);
+    assert_eq!(told(Phase::Verifying, 100.0).as_deref(), Some("100%"));
+}
+
+#[test]
 fn a_failure_takes_back_what_is_measured_in_a_step() {
     let lagging = || stepped(Report { lag: Some(Duration::from_secs(75)), ..copying() });
     let status = after(&[lagging(), failed("SourceUnavailable", false)]);

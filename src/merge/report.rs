@@ -70,7 +70,7 @@ pub struct Progress {
     pub documents: u64,
     /// Of those, the ones that are done.
     pub documents_done: u64,
-    /// Bytes read so far.
+    /// Bytes copied and compared since the start, in all phases.
     pub bytes_done: u64,
     /// Share of the present walk, 0 to 100, never going back within a phase.
     pub percent: f64,
