@@ -183,6 +183,12 @@ fn every_reason_that_the_engine_gives_is_explained() {
         ("src/merge/act/sources.rs", "\"", ": "),
         ("src/merge/act/deletion.rs", "\"", ": "),
         ("src/merge/act/deletion/recheck.rs", "keep(\"", "\","),
+        ("src/merge/plan.rs", "reason: \"", "\","),
+        ("src/merge/report.rs", ", \"", "\","),
+        ("src/merge/report.rs", "{ \"", "\" }"),
+        ("src/merge/report/deletion.rs", "e, \"", "\")"),
+        ("src/controller/report.rs", "::normal(\"", "\","),
+        ("src/controller/report.rs", "::warning(\"", "\","),
     ] {
         let text = source(file);
         let found = between_marks(&text, begin, end).into_iter().map(str::to_owned);
