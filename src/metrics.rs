@@ -45,7 +45,7 @@ struct MergePhase {
 
 /// Which merge, and why it cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct MergeFailure {
+struct MergeReason {
     namespace: String,
     name: String,
     reason: &'static str,
@@ -56,8 +56,10 @@ struct MergeFailure {
 pub struct Labels {
     /// Its phase.
     pub phase: Option<&'static str>,
-    /// Why it cannot go on.
+    /// Why its last attempt failed.
     pub failing: Option<&'static str>,
+    /// What it waits for.
+    pub waiting: Option<&'static str>,
 }
 
 /// A merge's numbers, as they stand in its status.
@@ -97,7 +99,8 @@ pub struct Metrics {
     engines: Gauge,
     in_backoff: Gauge,
     phase: Family<MergePhase, Gauge>,
-    failing: Family<MergeFailure, Gauge>,
+    failing: Family<MergeReason, Gauge>,
+    waiting: Family<MergeReason, Gauge>,
     progress: Family<Merge, Gauge<f64, AtomicU64>>,
     documents_done: Family<Merge, Gauge<i64, AtomicI64>>,
     documents: Family<Merge, Gauge<i64, AtomicI64>>,
@@ -137,6 +140,11 @@ impl Default for Metrics {
                 &mut registry,
                 "failing",
                 "1 while a merge's last attempt failed, by reason; no series when it did not",
+            ),
+            waiting: registered(
+                &mut registry,
+                "waiting",
+                "1 while a merge does not go on by itself, by reason; no series when it does",
             ),
             progress: registered(&mut registry, "progress_ratio", "Share of the phase's work that is done"),
             documents_done: registered(&mut registry, "documents_done", "Chunks done in the phase"),
@@ -253,12 +261,19 @@ impl Metrics {
         reason: Option<&'static str>,
     ) {
         let merge = Merge { namespace: namespace.to_owned(), name: name.to_owned() };
-        if let Some(before) = before.filter(|_| before != reason) {
-            self.failing.remove(&merge.failing_for(before));
-        }
-        if let Some(reason) = reason {
-            self.failing.get_or_create(&merge.failing_for(reason)).set(1);
-        }
+        merge.gives_reason(&self.failing, before, reason);
+    }
+
+    /// What a merge waits for, `None` if it goes on; `before` is what was last said.
+    pub fn waiting(
+        &self,
+        namespace: &str,
+        name: &str,
+        before: Option<&'static str>,
+        reason: Option<&'static str>,
+    ) {
+        let merge = Merge { namespace: namespace.to_owned(), name: name.to_owned() };
+        merge.gives_reason(&self.waiting, before, reason);
     }
 
     /// A step failed: what was measured in the last good one says nothing any more.
@@ -274,9 +289,8 @@ impl Metrics {
         if let Some(phase) = labels.phase {
             self.phase.remove(&merge.in_phase(phase));
         }
-        if let Some(reason) = labels.failing {
-            self.failing.remove(&merge.failing_for(reason));
-        }
+        merge.gives_reason(&self.failing, labels.failing, None);
+        merge.gives_reason(&self.waiting, labels.waiting, None);
         self.progress.remove(&merge);
         self.lag_seconds.remove(&merge);
         for family in [
@@ -301,8 +315,23 @@ impl Merge {
         MergePhase { namespace: self.namespace.clone(), name: self.name.clone(), phase }
     }
 
-    fn failing_for(&self, reason: &'static str) -> MergeFailure {
-        MergeFailure { namespace: self.namespace.clone(), name: self.name.clone(), reason }
+    fn with_reason(&self, reason: &'static str) -> MergeReason {
+        MergeReason { namespace: self.namespace.clone(), name: self.name.clone(), reason }
+    }
+
+    /// At most one series of `family` is about this merge: that of its present reason.
+    fn gives_reason(
+        &self,
+        family: &Family<MergeReason, Gauge>,
+        before: Option<&'static str>,
+        reason: Option<&'static str>,
+    ) {
+        if let Some(before) = before.filter(|_| before != reason) {
+            family.remove(&self.with_reason(before));
+        }
+        if let Some(reason) = reason {
+            family.get_or_create(&self.with_reason(reason)).set(1);
+        }
     }
 }
 
@@ -341,7 +370,12 @@ mod tests {
         let metrics = Metrics::default();
         metrics.merge("ns", "a", None, &numbers("Copying"));
         metrics.failing("ns", "a", None, Some("SourceUnavailable"));
-        let labels = Labels { phase: Some("Copying"), failing: Some("SourceUnavailable") };
+        metrics.waiting("ns", "a", None, Some("UnitsFailing"));
+        let labels = Labels {
+            phase: Some("Copying"),
+            failing: Some("SourceUnavailable"),
+            waiting: Some("UnitsFailing"),
+        };
         metrics.forget("ns", "a", labels);
         assert!(!metrics.render().unwrap().contains(r#"name="a""#));
     }
@@ -358,6 +392,18 @@ mod tests {
         metrics.failing("ns", "a", Some("StateUnavailable"), Some("StateUnavailable"));
         assert!(metrics.render().unwrap().contains(&failing("StateUnavailable")));
         metrics.failing("ns", "a", Some("StateUnavailable"), None);
+        assert!(!metrics.render().unwrap().contains(r#"name="a""#));
+    }
+
+    #[test]
+    fn a_merge_waits_for_one_thing_at_a_time_and_for_none_when_it_goes_on() {
+        let metrics = Metrics::default();
+        metrics.waiting("ns", "a", None, Some("CutoverHeld"));
+        metrics.waiting("ns", "a", Some("CutoverHeld"), Some("UnitsFailing"));
+        let text = metrics.render().unwrap();
+        let series = r#"es_index_merge_waiting{namespace="ns",name="a",reason="UnitsFailing"} 1"#;
+        assert!(text.contains(series) && !text.contains("CutoverHeld"), "{text}");
+        metrics.waiting("ns", "a", Some("UnitsFailing"), None);
         assert!(!metrics.render().unwrap().contains(r#"name="a""#));
     }
 

@@ -2,7 +2,7 @@
 //! other texts keep up with the code: links lead somewhere, every reason is explained.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{fmt::Write as _, fs, path::PathBuf};
+use std::{collections::BTreeSet, fmt::Write as _, fs, path::PathBuf};
 
 use serde_json::Value;
 
@@ -149,6 +149,7 @@ fn every_link_of_the_documentation_leads_somewhere() {
         "docs/architecture.md",
         "docs/failure-modes.md",
         "docs/gitops.md",
+        "docs/metrics.md",
         "docs/security.md",
         REFERENCE,
     ];
@@ -168,6 +169,30 @@ fn every_link_of_the_documentation_leads_somewhere() {
         }
     }
     assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn every_metric_is_explained_and_nothing_else() {
+    let code = fs::read_to_string(in_repository("src/metrics.rs")).unwrap();
+    // As they are registered there: by `registered`, on one line or on several, or by the registry itself.
+    let several = code.split("&mut registry,").skip(1).map(str::trim_start);
+    let names = several.chain(code.split("registry.register(").skip(1)).filter_map(|rest| {
+        let (name, _) = rest.strip_prefix('"')?.split_once('"')?;
+        Some(format!("es_index_merge_{name}"))
+    });
+    let registered: BTreeSet<String> = names.collect();
+    assert!(registered.len() > 20, "src/metrics.rs is written in another way now: mend this test");
+    let text = fs::read_to_string(in_repository("docs/metrics.md")).unwrap();
+    let explained: BTreeSet<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `es_index_merge_")?.split_once("` | "))
+        .map(|(name, rest)| {
+            // A counter is shown with a suffix that its name does not have.
+            let name = if rest.starts_with("counter") { name.strip_suffix("_total").unwrap() } else { name };
+            format!("es_index_merge_{name}")
+        })
+        .collect();
+    assert_eq!(explained, registered);
 }
 
 #[test]

@@ -231,6 +231,7 @@ async fn report(
 ) -> Result<(), ReconcileError> {
     let status = next_status(&seen.status, outcome, seen.metadata.generation, now);
     write::measure_failure(context, seen, outcome.failure().map(|failure| failure.category));
+    write::measure_waiting(context, seen, outcome.waiting());
     let about = write::reference(seen);
     context.events.publish(&about, &happenings(&seen.status, &status, outcome)).await;
     match outcome {

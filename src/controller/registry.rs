@@ -320,10 +320,30 @@ impl<E: Work> Registry<E> {
         named: &Named,
         reason: Option<&'static str>,
     ) -> Option<&'static str> {
+        self.relabel(uid, named, reason, |labels| &mut labels.failing)
+    }
+
+    /// The metrics of `uid` say from now on what it waits for, or that it goes on; returns what they said before.
+    pub(super) fn waits(
+        &self,
+        uid: &str,
+        named: &Named,
+        reason: Option<&'static str>,
+    ) -> Option<&'static str> {
+        self.relabel(uid, named, reason, |labels| &mut labels.waiting)
+    }
+
+    fn relabel(
+        &self,
+        uid: &str,
+        named: &Named,
+        reason: Option<&'static str>,
+        label: fn(&mut Labels) -> &mut Option<&'static str>,
+    ) -> Option<&'static str> {
         if reason.is_none() && !self.lock().contains_key(uid) {
             return None;
         }
-        self.entry(uid, named, |entry| std::mem::replace(&mut entry.labels.failing, reason))
+        self.entry(uid, named, |entry| std::mem::replace(label(&mut entry.labels), reason))
     }
 
     /// The phase that the metrics of `uid` say: that of the last step, also if its status could not be written.

@@ -130,7 +130,7 @@ async fn losing_leadership_stops_every_engine_and_forgets_what_was_written() {
     assert_eq!(registry.written("a"), None, "another leader may have written since");
     let mut gone = gone.into_inner().unwrap();
     gone.sort_by(|a, b| a.0.cmp(&b.0));
-    let labels = Labels { phase: Some("Copying"), failing: Some("SourceUnavailable") };
+    let labels = Labels { phase: Some("Copying"), failing: Some("SourceUnavailable"), waiting: None };
     assert_eq!(gone, [("a".to_owned(), labels), ("b".to_owned(), Labels::default())]);
     registry.stop_all(|named, _| panic!("{named:?} is known")).await;
 }
@@ -174,7 +174,7 @@ async fn a_resource_that_is_gone_is_found_by_name_and_forgotten() {
     assert_eq!(registry.uids(&named("uid-1")), ["uid-1"]);
     let (stopped, labels) = registry.forget("uid-1");
     assert!(Arc::ptr_eq(&stopped.unwrap(), &engine));
-    assert_eq!(labels, Labels { phase: Some("Copying"), failing: None });
+    assert_eq!(labels, Labels { phase: Some("Copying"), ..Labels::default() });
     assert!(registry.uids(&named("uid-1")).is_empty());
     assert!(registry.forget("uid-1").0.is_none());
 }
@@ -187,6 +187,8 @@ fn what_the_metrics_say_of_a_failure_is_remembered_until_it_is_over() {
     assert_eq!(registry.fails("a", &named("a"), Some("SourceUnavailable")), None);
     assert_eq!(registry.fails("a", &named("a"), Some("StateUnavailable")), Some("SourceUnavailable"));
     assert_eq!(registry.fails("a", &named("a"), None), Some("StateUnavailable"));
+    assert_eq!(registry.waits("a", &named("a"), Some("CutoverHeld")), None, "one thing for itself");
+    assert_eq!(registry.waits("a", &named("a"), None), Some("CutoverHeld"));
 }
 
 fn at(seconds: i64) -> Timestamp {

@@ -76,6 +76,14 @@ impl Outcome {
             Self::Nothing | Self::Stepped(_) | Self::Rested | Self::Released | Self::Abandoned(_) => None,
         }
     }
+
+    /// What the merge waits for, in one word.
+    pub(super) fn waiting(&self) -> Option<&'static str> {
+        match self {
+            Self::Stepped(report) | Self::Hindered(report, _) => Some(report.waiting.as_ref()?.reason),
+            Self::Nothing | Self::Rested | Self::Failed(_) | Self::Released | Self::Abandoned(_) => None,
+        }
+    }
 }
 
 /// The status that `outcome` makes of `previous`.

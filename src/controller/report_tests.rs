@@ -260,7 +260,10 @@ fn a_step_with_old_secrets_is_reported_beside_what_is_wrong_with_the_new_ones() 
 #[test]
 fn waiting_is_said_with_its_reason_and_is_no_failure() {
     let waiting = Waiting { reason: "WaitsForHold", message: "set spec.cutover.hold to false".to_owned() };
-    let status = after(&[stepped(Report { phase: Phase::Synced, waiting: Some(waiting), ..copying() })]);
+    let step = stepped(Report { phase: Phase::Synced, waiting: Some(waiting), ..copying() });
+    assert_eq!(step.waiting(), Some("WaitsForHold"), "for the metrics");
+    assert_eq!(stepped(copying()).waiting(), None);
+    let status = after(&[step]);
     assert_eq!(verdict(&status), ("False", "True", "False", "WaitsForHold"));
     assert_eq!(status.message.as_deref(), Some("set spec.cutover.hold to false"));
     assert_eq!(condition(&status, "Failing").status, "False");

@@ -119,6 +119,12 @@ pub(super) fn measure_failure(context: &Context, seen: &Seen, reason: Option<&'s
     context.metrics.failing(&seen.named.namespace, &seen.named.name, before, reason);
 }
 
+/// What the merge waits for, or that it goes on.
+pub(super) fn measure_waiting(context: &Context, seen: &Seen, reason: Option<&'static str>) {
+    let before = context.registry.waits(&seen.uid, &seen.named, reason);
+    context.metrics.waiting(&seen.named.namespace, &seen.named.name, before, reason);
+}
+
 /// This process does not lead any more: every engine is stopped, and what is measured is for the next leader to say.
 pub(super) async fn stop_all(context: &Context) {
     let unmeasure =
