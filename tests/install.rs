@@ -309,6 +309,7 @@ fn values_that_mean_nothing_are_refused_with_their_name() {
         ("log.format=xml", "log"),
         ("image.digest=latest", "digest"),
         ("serviceMonitor.intervall=1m", "intervall"),
+        ("prometheusRule.enabeld=true", "enabeld"),
         ("extraEnv[0].name=RUST_LOG", "extraEnv"),
         ("extraEnv[0].name=LEASE_NAME", "extraEnv"),
         ("extraVolumeMounts[0].name=authorities", "mountPath"),
@@ -320,6 +321,24 @@ fn values_that_mean_nothing_are_refused_with_their_name() {
     let refused = helm("es", "ns", &["serviceMonitor.enabled=true", "service.enabled=false"]);
     assert!(refused.unwrap_err().contains("needs service.enabled"));
     assert_eq!(of_kind(&chart("es", "ns", &["serviceMonitor.enabled=true"]), "ServiceMonitor").len(), 1);
+}
+
+#[test]
+fn the_alerts_of_the_chart_are_those_of_the_documentation() {
+    assert!(of_kind(&chart("es", "ns", &[]), "PrometheusRule").is_empty());
+    let values = ["prometheusRule.enabled=true", "prometheusRule.labels.team=a"];
+    let documents = chart("es", "ns", &values);
+    let rule = one(&documents, "PrometheusRule");
+    assert_eq!(rule["metadata"]["labels"]["team"], "a");
+    let explained = read("docs/metrics.md");
+    let alerts = rule["spec"]["groups"][0]["rules"].as_array().unwrap();
+    assert_eq!(alerts.len(), 3);
+    for alert in alerts {
+        let expression = alert["expr"].as_str().unwrap();
+        assert!(explained.contains(&format!("expr: {expression}\n")), "{expression}");
+        let summary = alert["annotations"]["summary"].as_str().unwrap();
+        assert!(summary.contains("{{ $labels.namespace }}/{{ $labels.name }}"), "{summary}");
+    }
 }
 
 #[test]
