@@ -109,8 +109,10 @@ pub fn differences(spec: &IndexSpec, mapping: &Value, settings: &Value) -> Vec<S
 /// The least `index.max_result_window`: as many documents are asked for at once. It is the server's default.
 const RESULT_WINDOW: u32 = 10_000;
 
-const CHOOSE_ANOTHER: &str =
-    "choose another spec.destination.index.name, or delete that index if nothing needs it";
+const CHOOSE_ANOTHER: &str = "choose another spec.destination.index.name (it cannot be changed: create the resource \
+     anew), or delete that index if nothing needs it";
+/// After a remedy that names fields of the spec: none of those here can be changed.
+const ANEW: &str = "(they cannot be changed: create the resource anew)";
 
 fn compare_field(name: &str, wanted: &Value, found: &Value, report: &mut Vec<String>) {
     // An object with sub-fields has no type of its own in the server's answer.
@@ -160,7 +162,7 @@ fn embedding(spec: &IndexSpec, found: &Value, report: &mut Vec<String>) {
     if dims != spec.vector_size.to_string() {
         report.push(format!(
             "field `embedding` has {dims} dimensions, wanted {}; choose another spec.destination.index.name or \
-             change spec.destination.index.vectorSize",
+             spec.destination.index.vectorSize {ANEW}",
             spec.vector_size
         ));
     }
@@ -185,8 +187,8 @@ fn embedding(spec: &IndexSpec, found: &Value, report: &mut Vec<String>) {
     };
     if !fits(&spec.index_options) && !spec.load_options.as_ref().is_some_and(fits) {
         report.push(format!(
-            "field `embedding` has index_options {options}, wanted {}; change \
-             spec.destination.index.vectorIndexOptions or choose another spec.destination.index.name",
+            "field `embedding` has index_options {options}, wanted {}; choose other \
+             spec.destination.index.vectorIndexOptions or another spec.destination.index.name {ANEW}",
             spec.index_options
         ));
     }
@@ -202,8 +204,8 @@ fn compare_settings(spec: &IndexSpec, settings: &Value, report: &mut Vec<String>
         && !is_same_setting(shards, &json!(spec.shards))
     {
         report.push(format!(
-            "the index has {} shards, wanted {}; change spec.destination.index.numberOfShards or choose another \
-             spec.destination.index.name",
+            "the index has {} shards, wanted {}; choose another spec.destination.index.numberOfShards or \
+             spec.destination.index.name {ANEW}",
             plain(shards),
             spec.shards
         ));
@@ -227,7 +229,8 @@ fn compare_settings(spec: &IndexSpec, settings: &Value, report: &mut Vec<String>
     let analysis = json!({"analysis": analysis(spec.language)});
     let mut wanted = BTreeMap::new();
     flatten("", &analysis, &mut wanted);
-    let remedy = "change spec.destination.index.language or choose another spec.destination.index.name";
+    let remedy =
+        format!("choose another spec.destination.index.language or spec.destination.index.name {ANEW}");
     for (path, value) in &wanted {
         match found.get(path.as_str()) {
             Some(existing) if is_same_setting(existing, value) => {}

@@ -239,7 +239,10 @@ async fn original(state: &State, merge: &MergeRow, row: &QuarantinedRow) -> anyh
 
 #[allow(clippy::needless_pass_by_value)] // as `map_err` wants it
 fn told(error: StateError) -> anyhow::Error {
-    anyhow!("spec.state.postgres: {error}; {}", error.remedy())
+    anyhow!(
+        "the state's Postgres (spec.state.postgres, or else spec.collections.postgres): {error}; {}",
+        error.remedy()
+    )
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

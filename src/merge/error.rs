@@ -6,6 +6,10 @@ use crate::collections::CollectionsError;
 use crate::elastic::{ElasticError, ErrorCategory};
 use crate::state::StateError;
 
+/// Where the checkpoints are: left out, it is the other one.
+pub(super) const STATE_POSTGRES: &str =
+    "the state's Postgres (spec.state.postgres, or else spec.collections.postgres)";
+
 /// One thing that is wrong with the spec, a secret, a server or a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -107,7 +111,7 @@ pub enum MergeError {
     #[error("spec.collections.postgres: {}; {}", .0, .0.remedy())]
     Collections(#[from] CollectionsError),
     /// Our Postgres.
-    #[error("spec.state.postgres: {}; {}", .0, .0.remedy())]
+    #[error("{}: {}; {}", STATE_POSTGRES, .0, .0.remedy())]
     State(#[from] StateError),
     /// The destination is not the index that this merge prepared.
     #[error("{0}")]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use futures::future::join4;
 
 use super::act::{self, Matched, index_spec, match_sources};
-use super::error::{MergeCategory, MergeError, Problem};
+use super::error::{MergeCategory, MergeError, Problem, STATE_POSTGRES};
 use super::memo::WithoutIndex;
 use super::secrets::{ClusterAccess, Secrets};
 use super::valid::{SourceWrites, ValidMerge};
@@ -69,7 +69,7 @@ pub(super) async fn connect(merge: &ValidMerge, secrets: &Secrets) -> Result<Par
     let source = keep("spec.source", source, &mut problems);
     let destination = keep("spec.destination", destination, &mut problems);
     let collections = keep("spec.collections.postgres", collections, &mut problems);
-    let state = keep("spec.state.postgres", state, &mut problems);
+    let state = keep(STATE_POSTGRES, state, &mut problems);
     check(merge, source.as_ref(), destination.as_ref(), collections.as_ref(), &mut problems).await;
     match (source, destination, collections, state) {
         (Some(source), Some(destination), Some(collections), Some(state)) if problems.is_empty() => {
@@ -379,7 +379,7 @@ fn unsupported_options(options: &serde_json::Value, version: Version) -> Option<
         Problem::new(
             "spec.destination.index.vectorIndexOptions.type",
             format!(
-                "{kind} needs Elasticsearch {}.{}, the destination is {version}; choose another type",
+                "{kind} needs Elasticsearch {}.{}, the destination is {version}; choose another type (it cannot be changed: create the resource anew)",
                 since.0, since.1
             ),
         )

@@ -202,7 +202,7 @@ fn refused_migration(error: MigrateError, schema: &str) -> StateError {
             Category::Incompatible,
             MIGRATING,
             reason,
-            "run the version of es-index-merge that wrote it or a newer one, or set another spec.state.schema",
+            "run the version of es-index-merge that wrote it or a newer one, or create the resource anew with another spec.state.schema",
         )
         .into(),
         None => no_right(Failure::of(MIGRATING, sqlx::Error::Migrate(Box::new(error))), schema),
@@ -216,8 +216,9 @@ fn no_right(failure: Failure, schema: &str) -> StateError {
     }
     failure
         .with_remedy(format!(
-            "set spec.state.postgres to a database in which the user may create a schema, or let an \
-             administrator run: CREATE SCHEMA {} AUTHORIZATION <the user of the URL>",
+            "let an administrator run: CREATE SCHEMA {} AUTHORIZATION <the user of the URL>; or create the resource \
+             anew, as spec.state cannot be changed, and set spec.state.postgres to a database in which the user may \
+             create a schema",
             quoted(schema)
         ))
         .into()
