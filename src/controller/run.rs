@@ -53,7 +53,7 @@ pub enum ControllerError {
     #[error(transparent)]
     Server(#[from] ServerError),
     /// Without a name, two replicas would both take themselves for the leader.
-    #[error("the name of this process is empty; set --worker, or HOSTNAME")]
+    #[error("the name of this process is empty; set --worker, or POD_NAME")]
     Nameless,
 }
 
