@@ -9,8 +9,17 @@ use serde_json::{Value, json};
 /// Variables without which nothing can be said.
 const REQUIRED: [&str; 3] = ["POSTGRES_URL", "SOURCE_ES_URL", "DESTINATION_ES_URL"];
 
+/// When the application moves to the new index.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// As soon as the destination has caught up: whoever runs the script waits for that.
+    AtOnce,
+    /// When somebody says so: a resource that is applied has nobody who waits.
+    Held,
+}
+
 /// The `Secret`s and the `EsIndexMerge` for these variables, as one YAML text.
-pub(super) fn manifests(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<String> {
+pub(super) fn manifests(variable: impl Fn(&str) -> Option<String>, begin: Begin) -> anyhow::Result<String> {
     let set =
         |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
     let missing: Vec<&str> = REQUIRED.into_iter().filter(|name| set(name).is_none()).collect();
@@ -48,6 +57,10 @@ pub(super) fn manifests(variable: impl Fn(&str) -> Option<String>) -> anyhow::Re
         "language": set("DESTINATION_ES_INDEX_LANGUAGE").unwrap_or_else(|| "french".to_owned()),
         "vectorSize": number("DESTINATION_ES_VECTOR_SIZE", set("DESTINATION_ES_VECTOR_SIZE"), 1024)?,
     });
+    let cutover = match begin {
+        Begin::AtOnce => json!({}),
+        Begin::Held => json!({"hold": true}),
+    };
     documents.push(json!({
         "apiVersion": "indexmerge.dev/v1alpha1",
         "kind": "EsIndexMerge",
@@ -57,6 +70,7 @@ pub(super) fn manifests(variable: impl Fn(&str) -> Option<String>) -> anyhow::Re
             "source": source,
             "destination": destination,
             "contract": "OpenGateLLM",
+            "cutover": cutover,
         },
     }));
     let texts = documents.iter().map(serde_yaml_ng::to_string).collect::<Result<Vec<_>, _>>()?;
@@ -93,8 +107,9 @@ mod tests {
 
     #[test]
     fn the_variables_of_the_script_become_a_merge_that_holds_together() {
-        let text = manifests(script).unwrap();
+        let text = manifests(script, Begin::AtOnce).unwrap();
         let job = Job::from_text(&text, None).expect("usable");
+        assert!(!job.merge.cutover.hold, "`run` goes to the verdict");
         assert_eq!(job.merge.destination.index.as_str(), "opengatellm");
         assert_eq!(job.merge.destination.vector_size, 768);
         assert_eq!(job.merge.destination.shards, 24);
@@ -103,17 +118,25 @@ mod tests {
     }
 
     #[test]
+    fn a_manifest_to_apply_holds_the_cutover() {
+        let text = manifests(script, Begin::Held).unwrap();
+        assert!(text.contains("hold: true"), "{text}");
+        assert!(Job::from_text(&text, None).expect("usable").merge.cutover.hold);
+    }
+
+    #[test]
     fn names_every_variable_that_is_missing() {
-        let error = manifests(|_| None).unwrap_err().to_string();
+        let error = manifests(|_| None, Begin::AtOnce).unwrap_err().to_string();
         assert!(REQUIRED.iter().all(|name| error.contains(name)), "{error}");
     }
 
     #[test]
     fn refuses_a_number_that_is_none() {
-        let error = manifests(|name| match name {
+        let many = |name: &str| match name {
             "DESTINATION_ES_VECTOR_SIZE" => Some("many".to_owned()),
             other => script(other),
-        });
+        };
+        let error = manifests(many, Begin::AtOnce);
         assert!(error.unwrap_err().to_string().contains("DESTINATION_ES_VECTOR_SIZE is \"many\""));
     }
 }

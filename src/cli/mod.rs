@@ -41,7 +41,7 @@ enum Command {
     /// Look at the chunks that could not be copied, and have them tried again.
     #[command(subcommand)]
     Quarantine(quarantine::Command),
-    /// Print the manifests for the environment variables of the migration script.
+    /// Print the manifests for the environment variables of the migration script; the cutover is held in them.
     Manifest {
         /// Read the environment.
         #[arg(long, required = true)]
@@ -122,7 +122,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Plan(args) => plan::plan(args.load().await?).await,
         Command::Quarantine(command) => Box::pin(quarantine::run(command)).await,
         Command::Manifest { .. } => {
-            print!("{}", env::manifests(|name| std::env::var(name).ok())?);
+            print!("{}", env::manifests(|name| std::env::var(name).ok(), env::Begin::Held)?);
             Ok(ExitCode::SUCCESS)
         }
         Command::Crd => {
@@ -137,7 +137,7 @@ impl JobArgs {
         if let Some(file) = self.file {
             return Job::from_file(&file, self.secrets_dir).await;
         }
-        let text = env::manifests(|name| std::env::var(name).ok())?;
+        let text = env::manifests(|name| std::env::var(name).ok(), env::Begin::AtOnce)?;
         Job::from_text(&text, self.secrets_dir)
     }
 }

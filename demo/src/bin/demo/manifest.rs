@@ -24,7 +24,7 @@ pub fn apply(access: &Access, servers: &Servers, checkout: &Path, folder: &Path)
     crate::kubernetes::apply(access, merge.to_string().as_bytes(), &["-n", NAMESPACE])
 }
 
-/// One node needs no replicas and few shards; everything else stays as in the example.
+/// One node needs no replicas and few shards, and nobody waits for a word to cut over; everything else stays as in the example.
 fn adapt(merge: &mut Value, servers: &Servers) {
     merge["metadata"] = json!({"name": merge["metadata"]["name"]});
     let spec = &mut merge["spec"];
@@ -40,4 +40,6 @@ fn adapt(merge: &mut Value, servers: &Servers) {
     }
     spec["destination"]["index"]["numberOfShards"] = json!(2);
     spec["destination"]["index"]["numberOfReplicas"] = json!(0);
+    // Nobody writes to the sources of the demo.
+    spec["cutover"]["hold"] = json!(false);
 }
