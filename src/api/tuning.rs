@@ -133,8 +133,10 @@ pub struct CutoverSpec {
     #[x_kube(validation = rules::duration_between("spec.cutover.maxLag", "1s", "24h"))]
     pub max_lag: String,
 
-    /// How long the sources may refuse writes in a cutover, 10s to 6h. After that time writes are allowed again and
-    /// the cutover is tried again later. Left out: 5m.
+    /// How long an attempt to cut over may take, from its beginning to its verdict, 10s to 6h. Then it is given up:
+    /// writes are allowed again, and it is tried again after a pause (30s at first, 30m at most). It is looked at
+    /// between two steps, so writers are refused for longer while a step takes longer, while no controller runs, or
+    /// while a server that the step needs does not answer. Left out: 5m.
     #[serde(default = "default_timeout")]
     #[schemars(length(min = 2, max = 16), regex(pattern = r"^([0-9]+(h|m|s|ms))+$"))]
     #[x_kube(validation = rules::duration_between("spec.cutover.timeout", "10s", "6h"))]
