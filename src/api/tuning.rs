@@ -147,7 +147,8 @@ pub struct CutoverSpec {
     #[serde(default)]
     pub source_writes: SourceWrites,
 
-    /// Aliases that the destination gets when the merge is complete, at most 16; none may be a number.
+    /// Aliases that the destination gets when the merge is complete, at most 16; none may be a number. They are added
+    /// and not moved: one that another index of that cluster has already is refused before the merge begins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 255)))]
     #[x_kube(merge_strategy = ListMerge::Set, validation = rules::alias_names(), validation = rules::aliases_are_no_numbers())]

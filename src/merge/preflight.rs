@@ -2,16 +2,20 @@
 //!
 //! Also the preview (`plan`): what would be merged, found without writing anything anywhere.
 
+mod destination;
+
 use std::collections::BTreeMap;
 
 use futures::future::join4;
 
-use super::act::{self, Matched, index_spec, match_sources};
+use self::destination::{Aliases, check_destination};
+use super::act::{self, Matched, match_sources};
 use super::error::{MergeCategory, MergeError, Problem, STATE_POSTGRES};
 use super::memo::WithoutIndex;
+use super::phase::Phase;
 use super::secrets::{ClusterAccess, Secrets};
 use super::valid::{SourceWrites, ValidMerge};
-use crate::chunk::{VectorForm, differences};
+use crate::chunk::VectorForm;
 use crate::collections::{Collections, CollectionsError};
 use crate::elastic::{Cluster, ClusterConfig, ElasticError, ErrorCategory, IndexInfo, IndexName, Version};
 use crate::state::{State, StateError};
@@ -70,7 +74,8 @@ pub(super) async fn connect(merge: &ValidMerge, secrets: &Secrets) -> Result<Par
     let destination = keep("spec.destination", destination, &mut problems);
     let collections = keep("spec.collections.postgres", collections, &mut problems);
     let state = keep(STATE_POSTGRES, state, &mut problems);
-    check(merge, source.as_ref(), destination.as_ref(), collections.as_ref(), &mut problems).await;
+    let aliases = if is_complete(merge, state.as_ref()).await { Aliases::Given } else { Aliases::Wanted };
+    check(merge, source.as_ref(), destination.as_ref(), collections.as_ref(), aliases, &mut problems).await;
     match (source, destination, collections, state) {
         (Some(source), Some(destination), Some(collections), Some(state)) if problems.is_empty() => {
             Ok(Parts { source, destination, collections, state })
@@ -88,7 +93,8 @@ pub async fn preview(merge: &ValidMerge, secrets: &Secrets) -> Result<Preview, M
     let destination = keep("spec.destination", destination, &mut problems);
     let database =
         keep("spec.collections.postgres", Collections::connect(&secrets.collections).await, &mut problems);
-    check(merge, source.as_ref(), destination.as_ref(), database.as_ref(), &mut problems).await;
+    let aliases = Aliases::Wanted;
+    check(merge, source.as_ref(), destination.as_ref(), database.as_ref(), aliases, &mut problems).await;
     let (Some(source), Some(destination), Some(database)) = (source, destination, database) else {
         return Err(MergeError::Problems { category: MergeCategory::ChecksFailed, problems });
     };
@@ -237,6 +243,7 @@ async fn check(
     source: Option<&Cluster>,
     destination: Option<&Cluster>,
     collections: Option<&Collections>,
+    aliases: Aliases,
     problems: &mut Vec<Problem>,
 ) {
     if let (Some(source), Some(collections)) = (source, collections)
@@ -245,7 +252,8 @@ async fn check(
         problems.extend(found);
     }
     if let Some(destination) = destination
-        && let Some(found) = keep("spec.destination", check_destination(merge, destination).await, problems)
+        && let Some(found) =
+            keep("spec.destination", check_destination(merge, destination, aliases).await, problems)
     {
         problems.extend(found);
     }
@@ -313,76 +321,12 @@ async fn check_vectors(
     }))
 }
 
-async fn check_destination(merge: &ValidMerge, destination: &Cluster) -> Result<Vec<Problem>, MergeError> {
-    let name = &merge.destination.index;
-    let alias = act::writer_alias(merge);
-    // `manage` holds all that the index is created, looked at, refreshed and merged with.
-    let on_alias: &[&str] = &["write", "manage"];
-    let mut asked: Vec<(&str, &[&str])> =
-        vec![(name.as_str(), &["read", "write", "manage"]), (&alias, on_alias)];
-    asked.extend(merge.cutover.aliases.iter().map(|alias| (alias.as_str(), &on_alias[1..])));
-    let missing =
-        destination.missing_privileges(&asked, &["monitor"]).await.map_err(MergeError::Destination)?;
-    if !missing.is_empty() {
-        return Ok(vec![privilege_problem("spec.destination.credentialsSecretRef", &missing)]);
-    }
-    let mut problems = Vec::new();
-    if let Some(options) = &merge.destination.index_options
-        && let Some(problem) = unsupported_options(options, destination.version())
-    {
-        problems.push(problem);
-    }
-    let described =
-        destination.describe(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
-    if described.contains_key(name) {
-        let wanted = index_spec(&merge.destination, destination.version());
-        let mapping = destination.mapping(name).await.map_err(MergeError::Destination)?;
-        let settings = destination.settings(name).await.map_err(MergeError::Destination)?;
-        let different = differences(&wanted, &mapping, &settings);
-        problems.extend(different.into_iter().map(|text| Problem::new("spec.destination.index", text)));
-    }
-    for (position, alias) in merge.cutover.aliases.iter().enumerate() {
-        problems.extend(alias_is_free(destination, position, alias).await?);
-    }
-    Ok(problems)
-}
-
-/// What is wrong if the name of an alias to be is that of an index.
-async fn alias_is_free(
-    destination: &Cluster,
-    position: usize,
-    alias: &IndexName,
-) -> Result<Option<Problem>, MergeError> {
-    match destination.describe(std::slice::from_ref(alias)).await {
-        Err(error) if error.is_alias() => Ok(None),
-        Err(error) => Err(MergeError::Destination(error)),
-        Ok(found) if found.is_empty() => Ok(None),
-        Ok(_) => Ok(Some(Problem::new(
-            format!("spec.cutover.aliases[{position}]"),
-            format!(
-                "{alias} is the name of an index there, so no alias can have it; choose another, or delete that index if nobody needs it"
-            ),
-        ))),
-    }
-}
-
-/// Index options that the server does not have yet.
-fn unsupported_options(options: &serde_json::Value, version: Version) -> Option<Problem> {
-    let kind = options["type"].as_str()?;
-    let since = match kind {
-        "bbq_hnsw" | "bbq_flat" => (8, 18),
-        "int4_hnsw" | "int4_flat" => (8, 15),
-        "int8_flat" => (8, 13),
-        _ => return None,
-    };
-    (!version.at_least(since.0, since.1)).then(|| {
-        Problem::new(
-            "spec.destination.index.vectorIndexOptions.type",
-            format!(
-                "{kind} needs Elasticsearch {}.{}, the destination is {version}; choose another type (it cannot be changed: create the resource anew)",
-                since.0, since.1
-            ),
-        )
+/// Whether the merge has its verdict. A state that cannot be read is a problem of its own.
+async fn is_complete(merge: &ValidMerge, state: Option<&State>) -> bool {
+    let Some(state) = state else { return false };
+    let row = state.merge_of(&merge.owner, &merge.identity()).await;
+    row.is_ok_and(|row| {
+        row.is_some_and(|row| row.released_at.is_none() && row.phase == Phase::Completed.as_str())
     })
 }
 

@@ -177,6 +177,30 @@ async fn an_alias_that_cannot_be_set_keeps_no_writer_waiting() {
     assert!(is_blocked(&scene, &shelf.index).await);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alias_that_another_index_has_is_refused_before_anything_is_changed() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let _shelf = with_late_chunks(&scene).await;
+    let (alias, other) = (format!("chunks-{}", scene.first_id), format!("former-{}", scene.first_id));
+    let named =
+        scene.manifest(DIMENSIONS).replace("  cutover:\n", &format!("  cutover:\n    aliases: [{alias}]\n"));
+    let destination = &scene.destination_cluster;
+    destination.put(&format!("/{other}"), &json!({"aliases": {&alias: {}}})).await.unwrap();
+    let refused = scene.run(&named).await;
+    let expected = format!("spec.cutover.aliases[0]: {alias} is an alias of {other} there");
+    assert!(!refused.success && refused.output.contains(&expected), "{refused:?}");
+
+    // The destination itself may have it.
+    assert!(destination.delete_index(&other).await.unwrap());
+    destination.put(&format!("/{}/_alias/{alias}", scene.index), &json!({})).await.unwrap();
+    scene.completes(&named).await;
+
+    // Where it leads afterwards is up to those who use it.
+    destination.put(&format!("/{other}"), &json!({"aliases": {&alias: {}}})).await.unwrap();
+    scene.completes(&named).await;
+    assert!(destination.delete_index(&other).await.unwrap());
+}
+
 /// A merge and its secrets.
 struct Manifest {
     merge: EsIndexMerge,

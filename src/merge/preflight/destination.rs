@@ -1,0 +1,165 @@
+//! Whether the destination is, or can become, what the merge needs.
+
+use super::privilege_problem;
+use crate::chunk::differences;
+use crate::elastic::{CatalogEntry, Cluster, IndexName, Version};
+use crate::merge::act::{self, index_spec};
+use crate::merge::error::{MergeError, Problem};
+use crate::merge::valid::ValidMerge;
+
+/// Whether the aliases of the spec are still to be put on the destination.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aliases {
+    /// At the end of the cutover.
+    Wanted,
+    /// That is done; where they lead now is up to those who use them.
+    Given,
+}
+
+pub(super) async fn check_destination(
+    merge: &ValidMerge,
+    destination: &Cluster,
+    aliases: Aliases,
+) -> Result<Vec<Problem>, MergeError> {
+    let name = &merge.destination.index;
+    let alias = act::writer_alias(merge);
+    // `manage` holds all that the index is created, looked at, refreshed and merged with.
+    let on_alias: &[&str] = &["write", "manage"];
+    let mut asked: Vec<(&str, &[&str])> =
+        vec![(name.as_str(), &["read", "write", "manage"]), (&alias, on_alias)];
+    asked.extend(merge.cutover.aliases.iter().map(|alias| (alias.as_str(), &on_alias[1..])));
+    let missing =
+        destination.missing_privileges(&asked, &["monitor"]).await.map_err(MergeError::Destination)?;
+    if !missing.is_empty() {
+        return Ok(vec![privilege_problem("spec.destination.credentialsSecretRef", &missing)]);
+    }
+    let mut problems = Vec::new();
+    if let Some(options) = &merge.destination.index_options
+        && let Some(problem) = unsupported_options(options, destination.version())
+    {
+        problems.push(problem);
+    }
+    let described =
+        destination.describe(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
+    if described.contains_key(name) {
+        let wanted = index_spec(&merge.destination, destination.version());
+        let mapping = destination.mapping(name).await.map_err(MergeError::Destination)?;
+        let settings = destination.settings(name).await.map_err(MergeError::Destination)?;
+        let different = differences(&wanted, &mapping, &settings);
+        problems.extend(different.into_iter().map(|text| Problem::new("spec.destination.index", text)));
+    }
+    if aliases == Aliases::Wanted {
+        for (position, alias) in merge.cutover.aliases.iter().enumerate() {
+            problems.extend(alias_is_free(merge, destination, position, alias).await?);
+        }
+    }
+    Ok(problems)
+}
+
+/// What is wrong if the name of an alias to be is that of an index, or that of an alias which leads elsewhere: an alias is
+/// added to the destination, and not taken away from another index.
+async fn alias_is_free(
+    merge: &ValidMerge,
+    destination: &Cluster,
+    position: usize,
+    alias: &IndexName,
+) -> Result<Option<Problem>, MergeError> {
+    match destination.describe(std::slice::from_ref(alias)).await {
+        Err(error) if error.is_alias() => {
+            let catalog = destination.resolve().await.map_err(MergeError::Destination)?;
+            Ok(leads_elsewhere(&catalog, alias, &merge.destination.index).map(|other| {
+                Problem::new(
+                    format!("spec.cutover.aliases[{position}]"),
+                    format!(
+                        "{alias} is an alias of {other} there; reads would find both: remove it there first, or leave it out and move it yourself"
+                    ),
+                )
+            }))
+        }
+        Err(error) => Err(MergeError::Destination(error)),
+        Ok(found) if found.is_empty() => Ok(None),
+        Ok(_) => Ok(Some(Problem::new(
+            format!("spec.cutover.aliases[{position}]"),
+            format!(
+                "{alias} is the name of an index there, so no alias can have it; choose another, or delete that index if nobody needs it"
+            ),
+        ))),
+    }
+}
+
+/// An index that has the alias already and is not the destination.
+fn leads_elsewhere(catalog: &[CatalogEntry], alias: &IndexName, destination: &IndexName) -> Option<String> {
+    catalog.iter().find_map(|entry| match entry {
+        CatalogEntry::Alias { name, indices } if name == alias.as_str() => {
+            indices.iter().find(|index| *index != destination).map(ToString::to_string)
+        }
+        CatalogEntry::Alias { .. } | CatalogEntry::Index { .. } | CatalogEntry::DataStream { .. } => None,
+    })
+}
+
+/// Index options that the server does not have yet.
+fn unsupported_options(options: &serde_json::Value, version: Version) -> Option<Problem> {
+    let kind = options["type"].as_str()?;
+    let since = match kind {
+        "bbq_hnsw" | "bbq_flat" => (8, 18),
+        "int4_hnsw" | "int4_flat" => (8, 15),
+        "flat" | "int8_flat" => (8, 13),
+        "int8_hnsw" => (8, 12),
+        _ => return None,
+    };
+    (!version.at_least(since.0, since.1)).then(|| {
+        Problem::new(
+            "spec.destination.index.vectorIndexOptions.type",
+            format!(
+                "{kind} needs Elasticsearch {}.{}, the destination is {version}; choose another type (it cannot be changed: create the resource anew)",
+                since.0, since.1
+            ),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn index(name: &str) -> IndexName {
+        IndexName::parse(name).unwrap()
+    }
+
+    #[test]
+    fn an_alias_of_another_index_is_found_and_one_of_the_destination_is_not() {
+        let alias = |name: &str, indices: &[&str]| CatalogEntry::Alias {
+            name: name.to_owned(),
+            indices: indices.iter().copied().map(index).collect(),
+        };
+        let catalog =
+            [alias("rag", &["merged"]), alias("both", &["merged", "old"]), alias("other", &["old"])];
+        let elsewhere = |name: &str| leads_elsewhere(&catalog, &index(name), &index("merged"));
+        assert_eq!(elsewhere("rag"), None);
+        assert_eq!(elsewhere("free"), None);
+        assert_eq!(elsewhere("both").as_deref(), Some("old"));
+        assert_eq!(elsewhere("other").as_deref(), Some("old"));
+    }
+
+    #[test]
+    fn index_options_are_refused_before_the_version_that_brought_them() {
+        for (kind, major, minor) in [
+            ("int8_hnsw", 8, 12),
+            ("flat", 8, 13),
+            ("int8_flat", 8, 13),
+            ("int4_hnsw", 8, 15),
+            ("int4_flat", 8, 15),
+            ("bbq_hnsw", 8, 18),
+            ("bbq_flat", 8, 18),
+        ] {
+            let options = json!({"type": kind});
+            let problem = unsupported_options(&options, Version::new(major, minor - 1, 9));
+            assert!(problem.is_some_and(|problem| problem.message.contains(kind)), "{kind}");
+            assert_eq!(unsupported_options(&options, Version::new(major, minor, 0)), None, "{kind}");
+        }
+        assert_eq!(unsupported_options(&json!({"type": "hnsw"}), Version::new(8, 11, 0)), None);
+    }
+}
