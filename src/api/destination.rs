@@ -62,9 +62,9 @@ pub struct DestinationSpec {
     validation = rules::bbq_needs_a_long_vector()
 )]
 pub struct IndexSpec {
-    /// The name of the index: lower case, at most 255 bytes, not a number (the sources have numbers as names).
+    /// The name of the index: lower case, at most 242 bytes, not a number (the sources have numbers as names).
     /// Immutable.
-    #[schemars(length(min = 1, max = 255))]
+    #[schemars(length(min = 1, max = 242))]
     #[x_kube(
         validation = rules::index_name(),
         validation = rules::index_name_is_no_number()

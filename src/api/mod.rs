@@ -19,6 +19,7 @@ mod rules;
 mod spec;
 mod status;
 mod tuning;
+pub(crate) mod words;
 
 pub use crd::{crd, crd_yaml};
 pub use destination::{DestinationSpec, IndexSpec, Language, VectorIndexOptions, VectorIndexType};

@@ -2,8 +2,15 @@
 //!
 //! Each message names the field, what is wrong with its value and what to do. A URL is never repeated in a
 //! message: it may hold a password by mistake, and the API server's answers end up in logs.
+//!
+//! What the engine refuses as well, without an API server, has its words in `words`.
+
+use std::sync::LazyLock;
 
 use kube::core::{Message, Rule};
+use regex::Regex;
+
+use super::words::{self, Bounds};
 
 /// One number of an address of version 4.
 const BYTE: &str = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
@@ -14,11 +21,22 @@ const NAME: &str = "([A-Za-z0-9_-]+[.])*[A-Za-z0-9_-]*[A-Za-z_-][A-Za-z0-9_-]*[.
 /// 1 to 65535.
 const PORT: &str = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])";
 
-/// One node's URL, as a regular expression inside a CEL text.
+/// One node's URL, as a regular expression.
 fn node() -> String {
-    let version_6 = r"\\[[0-9A-Fa-f:.]+\\]";
+    let version_6 = r"\[[0-9A-Fa-f:.]+\]";
     let host = format!("({NAME}|({BYTE}[.]){{3}}{BYTE}|{version_6})");
-    format!(r"https?://{host}(:{PORT})?(/[^?#,\\s]*)?")
+    format!(r"https?://{host}(:{PORT})?(/[^?#,\s]*)?")
+}
+
+/// Whether that is one node, of several that are separated by commas.
+pub(crate) fn is_node_url(text: &str) -> bool {
+    static NODE: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(&format!("^{}$", node())).ok());
+    NODE.as_ref().is_none_or(|node| node.is_match(text))
+}
+
+/// A regular expression as it stands in a CEL text.
+fn in_cel(pattern: &str) -> String {
+    pattern.replace('\\', r"\\")
 }
 
 /// What a user can do about a change of an immutable field.
@@ -54,6 +72,11 @@ fn with_values(text: &str, values: &[&str]) -> Message {
     Message::Expression(format!("'{text}'.format([{}])", values.join(", ")))
 }
 
+/// The words about the field at `path`, with the values of CEL expressions.
+fn in_field(path: &str, words: &str, values: &[&str]) -> Message {
+    with_values(&format!("{path} {words}"), values)
+}
+
 /// A URL keeps its value for ever. The message does not repeat it.
 pub(super) fn immutable_url(path: &str) -> Rule {
     Rule::new("self.url == oldSelf.url")
@@ -73,95 +96,97 @@ pub(super) fn immutable_object(path: &str, field: &str) -> Rule {
     )
 }
 
+/// Where the collections are listed is part of what the merge is. How that server is verified may change.
+pub(super) fn immutable_database() -> Rule {
+    Rule::new("self.postgres.urlSecretRef == oldSelf.postgres.urlSecretRef")
+        .field_path(".postgres.urlSecretRef")
+        .message(
+            format!(
+                "spec.collections.postgres.urlSecretRef cannot be changed: it says which merge this is; {REMEDY}"
+            )
+            .as_str(),
+        )
+}
+
 /// No user name and no password in the URLs of the field at `path`.
 pub(super) fn url_without_credentials(path: &str) -> Rule {
-    Rule::new("!self.contains('@')").message(
-        format!(
-            "{path} must not contain a user name or a password (\"@\"); put them into a Secret and name it in \
-             credentialsSecretRef"
-        )
-        .as_str(),
-    )
+    Rule::new("!self.contains('@')").message(format!("{path} {}", words::URL_WITH_CREDENTIALS).as_str())
 }
 
 /// One `http(s)://host[:port][/path]`, or several separated by commas.
 pub(super) fn url_form(path: &str) -> Rule {
-    let node = node();
-    Rule::new(format!("self.contains('@') || self.matches('^{node}( *, *{node})*$')")).message(
-        format!(
-            "{path} must be https://host:port (or http://), with a port from 1 to 65535, several nodes of one cluster \
-             separated by commas, without query and fragment, for instance https://elasticsearch:9200"
-        )
-        .as_str(),
-    )
+    let node = in_cel(&node());
+    Rule::new(format!("self.contains('@') || self.matches('^{node}( *, *{node})*$')"))
+        .message(format!("{path} {}", words::URL_FORM).as_str())
 }
 
 /// Verification is either done against a given authority or not done at all.
 pub(super) fn ca_or_insecure(path: &str) -> Rule {
-    Rule::new("!(has(self.caSecretRef) && has(self.insecureSkipVerify) && self.insecureSkipVerify)").message(
-        format!(
-            "{path}: caSecretRef and insecureSkipVerify exclude each other; remove insecureSkipVerify to verify \
-             the certificate against the given authority"
-        )
-        .as_str(),
-    )
+    Rule::new("!(has(self.caSecretRef) && has(self.insecureSkipVerify) && self.insecureSkipVerify)")
+        .message(format!("{path}: {}", words::CA_OR_INSECURE).as_str())
 }
 
-/// The names Elasticsearch allows for a new index or alias; `value` is a CEL expression of a string.
-fn index_name_is_valid(value: &str) -> String {
+/// The names Elasticsearch allows for a new index or alias of so many bytes; `value` is a CEL expression of a string.
+fn index_name_is_valid(value: &str, bytes: usize) -> String {
     format!(
         "({value} == {value}.lowerAscii() && !{value}.matches('^[-_+.]') && \
-         !{value}.matches('[\\\\\\\\/*?\"<>|,#:\\\\s]') && size(bytes({value})) <= 255)"
+         !{value}.matches('[\\\\\\\\/*?\"<>|,#:\\\\s]') && size(bytes({value})) <= {bytes})"
     )
 }
 
 /// The name of the destination follows the rules of Elasticsearch.
 pub(super) fn index_name() -> Rule {
-    Rule::new(index_name_is_valid("self")).message(with_values(
-        "spec.destination.index.name \"%s\" is not a name for an index: use at most 255 bytes of \
-         lower case letters, digits, \"-\", \"_\" and \".\", and begin with a letter or a digit",
+    Rule::new(index_name_is_valid("self", words::INDEX_NAME_BYTES)).message(in_field(
+        "spec.destination.index.name",
+        words::INDEX_NAME,
         &["self"],
     ))
 }
 
 /// The destination cannot be taken for a source.
 pub(super) fn index_name_is_no_number() -> Rule {
-    Rule::new("!self.matches('^[0-9]+$')").message(with_values(
-        "spec.destination.index.name \"%s\" is a number, as the names of the sources are; choose a \
-         name with a letter in it, for instance \"opengatellm\"",
+    Rule::new("!self.matches('^[0-9]+$')").message(in_field(
+        "spec.destination.index.name",
+        words::INDEX_IS_A_NUMBER,
         &["self"],
     ))
 }
 
 /// Each alias follows the rules of Elasticsearch.
 pub(super) fn alias_names() -> Rule {
-    Rule::new(format!("self.all(a, {})", index_name_is_valid("a"))).message(
-        "spec.cutover.aliases: each must be a name for an alias: at most 255 bytes of lower case letters, digits, \
-         \"-\", \"_\" and \".\", beginning with a letter or a digit",
-    )
+    Rule::new(format!("self.all(a, {})", index_name_is_valid("a", words::ALIAS_BYTES)))
+        .message(format!("spec.cutover.aliases: {}", words::ALIAS_NAME).as_str())
 }
 
 /// No alias can be taken for a source.
 pub(super) fn aliases_are_no_numbers() -> Rule {
-    Rule::new("!self.exists(a, a.matches('^[0-9]+$'))").message(with_values(
-        "spec.cutover.aliases contains \"%s\", which is a number, as the names of the sources are; choose an alias \
-         with a letter in it",
+    Rule::new("!self.exists(a, a.matches('^[0-9]+$'))").message(in_field(
+        "spec.cutover.aliases",
+        words::ALIAS_IS_A_NUMBER,
         &["self.filter(a, a.matches('^[0-9]+$'))[0]"],
     ))
 }
 
+/// Whether there are aliases.
+const ALIASES: &str = "has(self.cutover) && has(self.cutover.aliases)";
+
 /// An alias cannot have the name of an index.
 pub(super) fn alias_is_not_the_index() -> Rule {
-    Rule::new(
-        "!has(self.cutover) || !has(self.cutover.aliases) || \
-         !(self.destination.index.name in self.cutover.aliases)",
-    )
-    .field_path(".cutover.aliases")
-    .message(with_values(
-        "spec.cutover.aliases contains \"%s\", which is the name of the destination index itself; \
-         remove it from the list",
-        &["self.destination.index.name"],
-    ))
+    Rule::new(format!("!({ALIASES} && self.destination.index.name in self.cutover.aliases)"))
+        .field_path(".cutover.aliases")
+        .message(in_field(
+            "spec.cutover.aliases",
+            words::ALIAS_IS_THE_INDEX,
+            &["self.destination.index.name"],
+        ))
+}
+
+/// The alias through which workers write is removed at the verdict.
+pub(super) fn alias_is_not_that_of_the_writers() -> Rule {
+    let writers = format!("self.destination.index.name + '{}'", words::WRITER_SUFFIX);
+    Rule::new(format!("!({ALIASES} && ({writers}) in self.cutover.aliases)"))
+        .field_path(".cutover.aliases")
+        .message(in_field("spec.cutover.aliases", words::ALIAS_OF_THE_WRITERS, &[&writers]))
 }
 
 /// Whether sources are to be deleted; `object` is a CEL expression of `spec.cutover`.
@@ -174,9 +199,9 @@ pub(super) fn deletion_needs_blocked_sources() -> Rule {
     let deletes = deletes_sources("self");
     Rule::new(format!("!{deletes} || !has(self.sourceWrites) || self.sourceWrites == 'Block'"))
         .field_path(".deleteSources")
-        .message(with_values(
-            "spec.cutover.deleteSources is \"%s\" and spec.cutover.sourceWrites is \"%s\": an index that may be \
-             written to again is not deleted; set deleteSources to Never, or sourceWrites to Block",
+        .message(in_field(
+            "spec.cutover.deleteSources",
+            words::DELETION_OF_WHAT_IS_WRITTEN_TO,
             &["self.deleteSources", "self.sourceWrites"],
         ))
 }
@@ -208,10 +233,24 @@ pub(super) fn deletion_needs_a_full_verification() -> Rule {
          self.verification.mode == 'Full'"
     ))
     .field_path(".cutover.deleteSources")
-    .message(with_values(
-        "spec.cutover.deleteSources is \"%s\" and spec.verification.mode is \"%s\": an index whose chunks were not \
-         compared is not deleted; set deleteSources to Never, or the mode to Full",
+    .message(in_field(
+        "spec.cutover.deleteSources",
+        words::DELETION_OF_WHAT_WAS_COUNTED,
         &["self.cutover.deleteSources", "self.verification.mode"],
+    ))
+}
+
+/// One of the two, sources or destination, stays.
+pub(super) fn one_copy_stays() -> Rule {
+    let deletes = deletes_sources("self.cutover");
+    Rule::new(format!(
+        "!has(self.deletionPolicy) || self.deletionPolicy != 'DeleteDestination' || !has(self.cutover) || !{deletes}"
+    ))
+    .field_path(".deletionPolicy")
+    .message(in_field(
+        "spec.deletionPolicy",
+        words::DELETION_OF_BOTH,
+        &["self.deletionPolicy", "self.cutover.deleteSources"],
     ))
 }
 
@@ -220,7 +259,7 @@ pub(super) fn include_and_exclude_are_disjoint() -> Rule {
     Rule::new("!has(self.include) || !has(self.exclude) || !self.include.exists(i, i in self.exclude)")
         .field_path(".exclude")
         .message(with_values(
-            "spec.collections: %s is in include and in exclude; remove it from one of them",
+            &format!("spec.collections.exclude: {}", words::IN_BOTH_LISTS),
             &["self.include.filter(i, i in self.exclude)[0]"],
         ))
 }
@@ -232,9 +271,9 @@ pub(super) fn int4_needs_an_even_size() -> Rule {
          self.vectorSize % 2 == 0",
     )
     .field_path(".vectorSize")
-    .message(with_values(
-        "spec.destination.index.vectorSize is %s, and vectorIndexOptions.type \"%s\" needs an even \
-         number; choose another type, for instance int8_hnsw",
+    .message(in_field(
+        "spec.destination.index.vectorSize",
+        words::INT4_OF_AN_ODD_SIZE,
         &["self.vectorSize", "self.vectorIndexOptions.type"],
     ))
 }
@@ -246,51 +285,42 @@ pub(super) fn bbq_needs_a_long_vector() -> Rule {
          self.vectorSize >= 64",
     )
     .field_path(".vectorSize")
-    .message(with_values(
-        "spec.destination.index.vectorSize is %s, and vectorIndexOptions.type \"%s\" needs at least \
-         64; choose another type, for instance int8_hnsw",
+    .message(in_field(
+        "spec.destination.index.vectorSize",
+        words::BBQ_OF_A_SHORT_VECTOR,
         &["self.vectorSize", "self.vectorIndexOptions.type"],
     ))
 }
 
 /// `m` and `efConstruction` describe a graph, and the flat types have none.
 pub(super) fn graph_options_need_a_graph() -> Rule {
-    Rule::new("self.type.endsWith('hnsw') || (!has(self.m) && !has(self.efConstruction))").message(
-        with_values(
-            "spec.destination.index.vectorIndexOptions: type \"%s\" has no graph, so m and efConstruction \
-         mean nothing; remove them, or choose a type that ends in hnsw",
-            &["self.type"],
-        ),
-    )
+    Rule::new("self.type.endsWith('hnsw') || (!has(self.m) && !has(self.efConstruction))").message(in_field(
+        "spec.destination.index.vectorIndexOptions:",
+        words::GRAPH_OPTIONS_WITHOUT_A_GRAPH,
+        &["self.type"],
+    ))
 }
 
 /// `pg_` is Postgres' own.
 pub(super) fn schema_is_not_reserved() -> Rule {
-    Rule::new("!self.startsWith('pg_') && self != 'information_schema'").message(with_values(
-        "spec.state.schema \"%s\" is reserved by Postgres; choose another name, for instance \
-         \"es_index_merge\"",
+    Rule::new("!self.startsWith('pg_') && self != 'information_schema'").message(in_field(
+        "spec.state.schema",
+        words::SCHEMA_IS_RESERVED,
         &["self"],
     ))
 }
 
 /// A number of bytes between two bounds (quantities as in `resources`, such as `64Mi`).
-pub(super) fn bytes_between(path: &str, min: &str, max: &str) -> Rule {
+pub(super) fn bytes_between((min, max): Bounds, path: &str) -> Rule {
     Rule::new(format!(
         "isQuantity(self) && quantity(self).compareTo(quantity('{min}')) >= 0 && \
          quantity(self).compareTo(quantity('{max}')) <= 0"
     ))
-    .message(with_values(
-        &format!("{path} is \"%s\"; it must be an amount of bytes from {min} to {max}, for instance 64Mi"),
-        &["self"],
-    ))
+    .message(in_field(path, &words::bytes_outside((min, max)), &["self"]))
 }
 
 /// A duration between two bounds.
-pub(super) fn duration_between(path: &str, min: &str, max: &str) -> Rule {
-    Rule::new(format!("duration(self) >= duration('{min}') && duration(self) <= duration('{max}')")).message(
-        with_values(
-            &format!("{path} is \"%s\"; it must be a time from {min} to {max}, for instance 30s or 5m"),
-            &["self"],
-        ),
-    )
+pub(super) fn duration_between((min, max): Bounds, path: &str) -> Rule {
+    Rule::new(format!("duration(self) >= duration('{min}') && duration(self) <= duration('{max}')"))
+        .message(in_field(path, &words::duration_outside((min, max)), &["self"]))
 }

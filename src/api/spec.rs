@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Merges many Elasticsearch indices, one for each collection of an application, into one index: resumable, live
-/// and verified. The fields that say which merge this is (`collections.postgres`, `source.url`,
+/// and verified. The fields that say which merge this is (`collections.postgres.urlSecretRef`, `source.url`,
 /// `destination.url`, most of `destination.index`, `contract`, `state`) never change; everything else may be
 /// changed at any time.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -101,8 +101,10 @@ use super::{
     validation = rules::immutable("spec", "contract"),
     validation = rules::immutable_object("spec", "state"),
     validation = rules::alias_is_not_the_index(),
+    validation = rules::alias_is_not_that_of_the_writers(),
     validation = rules::deletion_needs_a_full_verification(),
-    validation = rules::retention_needs_a_deletion()
+    validation = rules::retention_needs_a_deletion(),
+    validation = rules::one_copy_stays()
 )]
 pub struct EsIndexMergeSpec {
     /// Which collections exist, according to the application's own database.
@@ -151,7 +153,8 @@ pub struct EsIndexMergeSpec {
     pub retry_token: String,
 
     /// What happens to the destination index when this resource is deleted: `Retain` (also when left out) leaves it
-    /// as it is, `DeleteDestination` deletes it. The sources are never touched by a deletion.
+    /// as it is, `DeleteDestination` deletes it. The sources are never touched by a deletion, so `DeleteDestination` is
+    /// refused together with `cutover.deleteSources: AfterVerification`: one copy stays.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
@@ -160,11 +163,12 @@ pub struct EsIndexMergeSpec {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = rules::immutable_object("spec.collections", "postgres"),
+    validation = rules::immutable_database(),
     validation = rules::include_and_exclude_are_disjoint()
 )]
 pub struct CollectionsSpec {
-    /// The application's Postgres. It is only read: the tables `collection` and, if there, `document`. Immutable.
+    /// The application's Postgres. It is only read: the tables `collection` and, if there, `document`. Its
+    /// `urlSecretRef` is immutable.
     pub postgres: PostgresRef,
 
     /// Ids of the only collections to merge. Left out or empty: all of them, also those that are created while the

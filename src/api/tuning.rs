@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::rules;
+use super::{rules, words};
 
 /// Who copies, and how hard.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct WorkersSpec {
     /// the memory of the process. Left out: 64Mi.
     #[serde(default = "default_bytes_in_flight")]
     #[schemars(length(min = 1, max = 16), regex(pattern = r"^[1-9][0-9]*(k|M|G|Ki|Mi|Gi)?$"))]
-    #[x_kube(validation = rules::bytes_between("spec.workers.maxBytesInFlight", "1Mi", "16Gi"))]
+    #[x_kube(validation = rules::bytes_between(words::BYTES_IN_FLIGHT, "spec.workers.maxBytesInFlight"))]
     pub max_bytes_in_flight: String,
 
     /// How many chunks are written in a second, at most; 1 to 1000000. Left out: as many as the destination takes.
@@ -130,7 +130,7 @@ pub struct CutoverSpec {
     /// How far the destination may be behind when the cutover begins, 1s to 24h. Left out: 30s.
     #[serde(default = "default_max_lag")]
     #[schemars(length(min = 2, max = 16), regex(pattern = r"^([0-9]+(h|m|s|ms))+$"))]
-    #[x_kube(validation = rules::duration_between("spec.cutover.maxLag", "1s", "24h"))]
+    #[x_kube(validation = rules::duration_between(words::MAX_LAG, "spec.cutover.maxLag"))]
     pub max_lag: String,
 
     /// How long an attempt to cut over may take, from its beginning to its verdict, 10s to 6h. Then it is given up:
@@ -139,7 +139,7 @@ pub struct CutoverSpec {
     /// while a server that the step needs does not answer. Left out: 5m.
     #[serde(default = "default_timeout")]
     #[schemars(length(min = 2, max = 16), regex(pattern = r"^([0-9]+(h|m|s|ms))+$"))]
-    #[x_kube(validation = rules::duration_between("spec.cutover.timeout", "10s", "6h"))]
+    #[x_kube(validation = rules::duration_between(words::TIMEOUT, "spec.cutover.timeout"))]
     pub timeout: String,
 
     /// What happens to writes to the sources once the merge is complete. `Block` (also when left out): they stay
@@ -166,7 +166,7 @@ pub struct CutoverSpec {
     /// 0s to 8760h (a year). Left out: 168h (a week). It says nothing while `deleteSources` is `Never`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 16), regex(pattern = r"^([0-9]+(h|m|s|ms))+$"))]
-    #[x_kube(validation = rules::duration_between("spec.cutover.retainFor", "0s", "8760h"))]
+    #[x_kube(validation = rules::duration_between(words::RETAIN_FOR, "spec.cutover.retainFor"))]
     pub retain_for: Option<String>,
 }
 
