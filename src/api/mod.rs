@@ -16,6 +16,7 @@ mod crd;
 mod destination;
 pub mod quantity;
 mod rules;
+mod schema;
 mod spec;
 mod status;
 mod tuning;
@@ -23,6 +24,8 @@ pub(crate) mod words;
 
 pub use crd::{crd, crd_yaml};
 pub use destination::{DestinationSpec, IndexSpec, Language, VectorIndexOptions, VectorIndexType};
+pub(crate) use rules::is_node_url;
+pub use schema::{Refusal, out_of_bounds, unknown_fields};
 pub use spec::{
     ClusterSpec, CollectionsSpec, Contract, DeletionPolicy, EsIndexMerge, EsIndexMergeSpec, PostgresRef,
     SecretKeyRef, SecretRef, StateSpec,

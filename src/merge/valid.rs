@@ -1,7 +1,9 @@
 //! The spec, parsed once: names that cannot be wrong, quantities in units, defaults filled in.
 //!
-//! Pure. All problems of a spec are reported together. What CEL checks at apply is checked here again,
-//! because the engine also runs without an apiserver.
+//! Pure. All problems of a spec are reported together. What the API server checks at apply (the schema and the CEL rules
+//! of the definition) is checked here again, in `checks`, because the engine also runs without one.
+
+mod checks;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -135,31 +137,13 @@ pub enum SourceWrites {
 impl ValidMerge {
     /// Every problem of the spec at once, or a merge that holds together.
     pub fn parse(owner: &str, spec: &EsIndexMergeSpec) -> Result<ValidMerge, Vec<Problem>> {
-        let mut problems = Problems(Vec::new());
+        let mut problems = Problems(checks::problems(spec));
         let source_urls = problems.urls("spec.source.url", &spec.source.url);
         let destination_urls = problems.urls("spec.destination.url", &spec.destination.url);
         let index = &spec.destination.index;
         let name = problems.index("spec.destination.index.name", &index.name);
-        let include: BTreeSet<i64> = spec.collections.include.iter().copied().collect();
-        let exclude: BTreeSet<i64> = spec.collections.exclude.iter().copied().collect();
-        if let Some(both) = include.intersection(&exclude).next() {
-            problems.add(
-                "spec.collections.exclude",
-                format!("collection {both} is in include and in exclude; remove it from one of them"),
-            );
-        }
-        if !(1..=4096).contains(&index.vector_size) {
-            problems.add(
-                "spec.destination.index.vectorSize",
-                format!(
-                    "{} is not between 1 and 4096; set the dimensions of your embeddings",
-                    index.vector_size
-                ),
-            );
-        }
         let workers = problems.workers(&spec.workers);
         let cutover = problems.cutover(&spec.cutover);
-        problems.source_deletion(spec);
         let (Some(name), true) = (name, problems.0.is_empty()) else {
             return Err(problems.0);
         };
@@ -178,8 +162,8 @@ impl ValidMerge {
                 vector_size: index.vector_size,
                 index_options: index.vector_index_options.as_ref().map(index_options),
             },
-            include,
-            exclude,
+            include: spec.collections.include.iter().copied().collect(),
+            exclude: spec.collections.exclude.iter().copied().collect(),
             state_schema: spec.state_schema().to_owned(),
             verification: match spec.verification.mode {
                 api::VerificationMode::Full => Verification::Full,
@@ -234,27 +218,21 @@ impl ValidMerge {
 struct Problems(Vec<Problem>);
 
 impl Problems {
+    /// One problem of a field is enough: what does not fit the definition is often no value either.
     fn add(&mut self, field: &str, message: String) {
-        self.0.push(Problem::new(field, message));
+        let list = field.split('[').next().unwrap_or(field);
+        if !self.0.iter().any(|problem| problem.field == field || problem.field == list) {
+            self.0.push(Problem::new(field, message));
+        }
     }
 
     fn urls(&mut self, field: &str, text: &str) -> Vec<Url> {
         let mut urls = Vec::new();
-        for part in text.split(',').map(str::trim) {
+        for (position, part) in text.split(',').map(str::trim).enumerate() {
             match Url::parse(part) {
-                Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-                    self.add(
-                        field,
-                        "holds a user or a password; put them into the credentials secret".to_owned(),
-                    );
-                }
-                Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => urls.push(url),
-                Ok(_) | Err(_) => self.add(
-                    field,
-                    format!(
-                        "{part:?} is not an http:// or https:// URL; several nodes are separated by commas"
-                    ),
-                ),
+                Ok(url) => urls.push(url),
+                // Its place and not its text, which may hold a password.
+                Err(error) => self.add(field, format!("address {} is not a URL: {error}", position + 1)),
             }
         }
         urls
@@ -313,25 +291,6 @@ impl Problems {
             },
         }
     }
-
-    /// What must hold for sources to be deleted, whenever that will be.
-    fn source_deletion(&mut self, spec: &EsIndexMergeSpec) {
-        if spec.cutover.delete_sources == api::DeleteSources::Never {
-            return;
-        }
-        if spec.cutover.source_writes == api::SourceWrites::Allow {
-            self.add(
-                "spec.cutover.deleteSources",
-                "is \"AfterVerification\" and sourceWrites is \"Allow\": an index that may be written to again is not deleted; set deleteSources to Never, or sourceWrites to Block".to_owned(),
-            );
-        }
-        if spec.verification.mode == api::VerificationMode::Counts {
-            self.add(
-                "spec.cutover.deleteSources",
-                "is \"AfterVerification\" and spec.verification.mode is \"Counts\": an index whose chunks were not compared is not deleted; set deleteSources to Never, or the mode to Full".to_owned(),
-            );
-        }
-    }
 }
 
 /// The mapping's `index_options`, as the server wants them.
@@ -368,7 +327,14 @@ fn language(language: api::Language) -> Language {
 
 /// A merge that holds together, for the tests of the engine.
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 pub(super) fn test_merge() -> ValidMerge {
+    ValidMerge::parse("default/test", &test_spec()).unwrap()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+fn test_spec() -> EsIndexMergeSpec {
     let manifest = r"
 apiVersion: indexmerge.dev/v1alpha1
 kind: EsIndexMerge
@@ -381,8 +347,44 @@ spec:
     index: {name: merged, language: french, vectorSize: 1024}
   contract: OpenGateLLM
 ";
-    #[allow(clippy::unwrap_used)]
     let resource: api::EsIndexMerge = serde_yaml_ng::from_str(manifest).unwrap();
-    #[allow(clippy::unwrap_used)]
-    ValidMerge::parse("default/test", &resource.spec).unwrap()
+    resource.spec
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn problems_of_source(url: &str) -> String {
+        let mut spec = test_spec();
+        url.clone_into(&mut spec.source.url);
+        let problems = ValidMerge::parse("default/test", &spec).unwrap_err();
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn no_part_of_an_address_is_repeated_as_it_may_be_a_password() {
+        for url in [
+            "elastic:hunter2@host:9200",
+            "https://elastic:hunter2@host:9200",
+            "https://a:9200,elastic:hunter2@host",
+            "https://a:9200,elastic:hunter2",
+            "https://a:9200,hunter2",
+            "http://[hunter2]:9200",
+        ] {
+            let problems = problems_of_source(url);
+            assert!(problems.starts_with("spec.source.url: must "), "{url}: {problems}");
+            assert!(!problems.contains("hunter2"), "{url}: {problems}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_named_by_its_place() {
+        let problems = problems_of_source("https://a:9200, https://b:9200,c:9200");
+        assert!(problems.contains("must be https://host:port"), "{problems}");
+        assert!(problems.ends_with("address 3 is not"), "{problems}");
+        let problems = problems_of_source("http://[1::2::3]:9200");
+        assert_eq!(problems, "spec.source.url: address 1 is not a URL: invalid IPv6 address");
+    }
 }
