@@ -8,7 +8,7 @@ use base64::Engine as _;
 use serde::Deserialize;
 
 use super::secrets::LocalSecrets;
-use crate::api::EsIndexMerge;
+use crate::api::{self, EsIndexMerge};
 use crate::merge::{MergeCategory, MergeError, ValidMerge};
 
 /// A merge to run without Kubernetes, and where its secrets are.
@@ -61,6 +61,7 @@ impl Job {
             let value = serde_yaml_ng::Value::deserialize(document).context("is not YAML")?;
             match value.get("kind").and_then(serde_yaml_ng::Value::as_str) {
                 Some("EsIndexMerge") => {
+                    refuse_unknown_fields(&value)?;
                     resources
                         .push(serde_yaml_ng::from_value(value).context("the EsIndexMerge is malformed")?);
                 }
@@ -85,6 +86,25 @@ impl Job {
     }
 }
 
+/// What the API server would refuse or warn of: a field that is misspelt is not left out unseen.
+fn refuse_unknown_fields(resource: &serde_yaml_ng::Value) -> anyhow::Result<()> {
+    let resource = serde_json::to_value(resource).context("the EsIndexMerge is malformed")?;
+    let known = ["apiVersion", "kind", "metadata", "spec", "status"];
+    let beside = resource.as_object().into_iter().flatten().map(|(field, _)| field);
+    let mut unknown: Vec<String> = beside
+        .filter(|field| !known.contains(&field.as_str()))
+        .map(|field| format!("unknown field {field} beside spec; move it into spec, or remove it"))
+        .collect();
+    let inside = api::unknown_fields(&resource["spec"]);
+    unknown.extend(
+        inside.into_iter().map(|refusal| format!("unknown field {}; {}", refusal.field, refusal.message)),
+    );
+    if !unknown.is_empty() {
+        bail!("{}", unknown.join("; "));
+    }
+    Ok(())
+}
+
 impl Secret {
     fn keys(self) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
         let mut keys = BTreeMap::new();
@@ -96,5 +116,44 @@ impl Secret {
         }
         keys.extend(self.string_data.into_iter().map(|(key, text)| (key, text.into_bytes())));
         Ok(keys)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const SHORTEST: &str = "
+apiVersion: indexmerge.dev/v1alpha1
+kind: EsIndexMerge
+metadata: {name: merge, annotations: {anything: goes}}
+spec:
+  collections: {postgres: {urlSecretRef: {name: postgres, key: url}}}
+  source: {url: 'https://es:9200'}
+  destination: {url: 'https://es:9200', index: {name: merged, language: french, vectorSize: 8}}
+  contract: OpenGateLLM
+";
+
+    fn refusal(more: &str) -> String {
+        format!("{:#}", Job::from_text(&format!("{SHORTEST}{more}"), None).err().unwrap())
+    }
+
+    #[test]
+    fn a_field_that_is_misspelt_is_refused_and_not_left_out() {
+        assert!(Job::from_text(&format!("{SHORTEST}  cutover: {{hold: true}}\n"), None).is_ok());
+        let message = refusal("  cutover: {Hold: true}\n");
+        assert_eq!(message, "unknown field spec.cutover.Hold; did you mean hold?");
+        let message = refusal("cutover: {hold: true}\n");
+        assert!(message.starts_with("unknown field cutover beside spec; "), "{message}");
+    }
+
+    #[test]
+    fn what_the_definition_refuses_is_refused() {
+        let message = refusal("  cutover: {timeout: 0s}\n  workers: {concurrency: 0}\n");
+        let expected =
+            "spec.cutover.timeout: is \"0s\"; it must be a time from 10s to 6h, for instance 30s or 5m";
+        assert!(message.contains(expected), "{message}");
+        assert!(message.contains("spec.workers.concurrency: is 0; it should be greater than or equal to 1"));
     }
 }
