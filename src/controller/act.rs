@@ -41,7 +41,7 @@ pub(super) async fn act(
             context.registry.stop(&seen.uid).await;
             Ok(Outcome::Failed(failure))
         }
-        Intent::Work(merge) => work(context, seen, *merge, now).await,
+        Intent::Work(merge) => Box::pin(work(context, seen, *merge, now)).await,
         Intent::Release { merge, delete_destination } => {
             Ok(release(context, seen, merge, delete_destination, now).await)
         }

@@ -77,7 +77,7 @@ struct ResolvedStream {
 #[derive(Deserialize)]
 struct Described {
     #[serde(default)]
-    aliases: BTreeMap<String, serde::de::IgnoredAny>,
+    aliases: Map<String, Value>,
     #[serde(default)]
     mappings: Value,
     #[serde(default)]
@@ -224,7 +224,10 @@ pub(super) fn infos(answer: &[u8], asked: &[&IndexName]) -> Result<Vec<(IndexNam
         let info = IndexInfo::new(index.mappings, index.settings, &index.defaults).ok_or_else(|| {
             ElasticError::bad_answer(DESCRIBING, format!("index `{name}` comes without its settings"))
         })?;
-        Ok((name.clone(), IndexInfo { aliases: index.aliases.into_keys().collect(), ..info }))
+        Ok((
+            name.clone(),
+            IndexInfo { aliases: index.aliases.into_iter().map(|(alias, _)| alias).collect(), ..info },
+        ))
     };
     asked.iter().map(info).collect()
 }

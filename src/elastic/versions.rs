@@ -79,6 +79,7 @@ fn version(document: Document) -> Result<Option<i64>> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn read(answer: &str, asked: usize) -> Result<Vec<Option<i64>>> {
@@ -98,7 +99,7 @@ mod tests {
             r#"{"docs":[{"found":false},{}]}"#,
             r#"{"docs":[{"found":false},{"found":true}]}"#,
             r#"{"docs":[{"found":false},{"found":false,"_version":1}]}"#,
-            r#"{}"#,
+            "{}",
         ] {
             let error = read(answer, 2).unwrap_err();
             assert_eq!(error.category(), ErrorCategory::BadAnswer, "{answer}");

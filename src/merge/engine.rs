@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify};
 
 use super::act;
-use super::error::MergeError;
+use super::error::{MergeCategory, MergeError};
 use super::memo::Memo;
 use super::observe::Rows;
 use super::phase::Phase;
@@ -29,6 +29,8 @@ use crate::collections::Collections;
 use crate::elastic::Cluster;
 use crate::state::{Claim, Login, MergeId, MergeRow, NewMerge, State};
 
+/// How long everything may take to be reached and checked.
+const CONNECT: Duration = Duration::from_secs(80);
 /// How long `stop` waits for workers to reach a checkpoint.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -107,9 +109,17 @@ impl Engine {
         secrets: Secrets,
         worker: String,
     ) -> Result<Connected, MergeError> {
-        let failure = match preflight::connect(&merge, &secrets).await {
-            Ok(parts) => return Ok(Connected { merge, worker, parts }),
-            Err(failure) => failure,
+        let failure = match tokio::time::timeout(CONNECT, preflight::connect(&merge, &secrets)).await {
+            Ok(Ok(parts)) => return Ok(Connected { merge, worker, parts }),
+            Ok(Err(failure)) => failure,
+            Err(_) => MergeError::problem(
+                MergeCategory::ChecksFailed,
+                "spec",
+                format!(
+                    "could not be checked within {} s: a server that it names takes connections and does not answer; look at the clusters' health",
+                    CONNECT.as_secs()
+                ),
+            ),
         };
         if let Err(error) = unreached::serve_writers(&merge, &secrets, &worker, Timestamp::now()).await {
             tracing::debug!(%error, "whether writers can be served cannot be found out either");

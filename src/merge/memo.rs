@@ -159,6 +159,7 @@ pub enum GraphMemo {
 /// One attempt to cut over.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[allow(clippy::struct_excessive_bools)] // Independent facts, not a state.
 pub struct CutoverMemo {
     /// When the present attempt began; `None` between attempts.
     pub started_at: Option<Timestamp>,

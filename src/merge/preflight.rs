@@ -12,6 +12,7 @@ use self::destination::{Aliases, check_destination};
 use super::act::{self, Matched, match_sources};
 use super::error::{MergeCategory, MergeError, Problem, STATE_POSTGRES};
 use super::memo::WithoutIndex;
+use super::observe::parse_memo;
 use super::phase::Phase;
 use super::secrets::{ClusterAccess, Secrets};
 use super::valid::{SourceWrites, ValidMerge};
@@ -74,7 +75,7 @@ pub(super) async fn connect(merge: &ValidMerge, secrets: &Secrets) -> Result<Par
     let destination = keep("spec.destination", destination, &mut problems);
     let collections = keep("spec.collections.postgres", collections, &mut problems);
     let state = keep(STATE_POSTGRES, state, &mut problems);
-    let aliases = if is_complete(merge, state.as_ref()).await { Aliases::Given } else { Aliases::Wanted };
+    let aliases = aliases(merge, state.as_ref()).await;
     check(merge, source.as_ref(), destination.as_ref(), collections.as_ref(), aliases, &mut problems).await;
     match (source, destination, collections, state) {
         (Some(source), Some(destination), Some(collections), Some(state)) if problems.is_empty() => {
@@ -321,13 +322,18 @@ async fn check_vectors(
     }))
 }
 
-/// Whether the merge has its verdict. A state that cannot be read is a problem of its own.
-async fn is_complete(merge: &ValidMerge, state: Option<&State>) -> bool {
-    let Some(state) = state else { return false };
-    let row = state.merge_of(&merge.owner, &merge.identity()).await;
-    row.is_ok_and(|row| {
-        row.is_some_and(|row| row.released_at.is_none() && row.phase == Phase::Completed.as_str())
-    })
+/// Where the merge stands with its aliases. A state that cannot be read is a problem of its own.
+async fn aliases(merge: &ValidMerge, state: Option<&State>) -> Aliases {
+    let Some(state) = state else { return Aliases::Due };
+    let Ok(row) = state.merge_of(&merge.owner, &merge.identity()).await else { return Aliases::Due };
+    let Some(row) = row.filter(|row| row.released_at.is_none()) else { return Aliases::Wanted };
+    let is_handed_over = parse_memo(&row).is_ok_and(|memo| memo.cutover.handed_over);
+    match Phase::parse(&row.phase) {
+        Some(Phase::Completed) => Aliases::Given,
+        _ if is_handed_over => Aliases::Given,
+        Some(Phase::Pending | Phase::Preparing) => Aliases::Wanted,
+        _ => Aliases::Due,
+    }
 }
 
 fn privilege_problem(field: &str, missing: &[String]) -> Problem {

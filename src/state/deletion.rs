@@ -62,10 +62,11 @@ impl State {
         .map_err(StateError::during("saving what became of a source index"))
     }
 
-    /// Whether the merge has been complete for that long, by the database's clock.
-    pub async fn has_been_complete_for(&self, merge: MergeId, time: Duration) -> Result<bool> {
-        let long: Option<bool> = sqlx::query_scalar(
-            "SELECT completed_at + make_interval(secs => $2) <= clock_timestamp() FROM merge WHERE id = $1",
+    /// How long it is until the merge has been complete for `time`, by the database's clock; `None` if it is not complete.
+    pub async fn until_complete_for(&self, merge: MergeId, time: Duration) -> Result<Option<Duration>> {
+        let left: Option<f64> = sqlx::query_scalar(
+            "SELECT extract(epoch FROM completed_at + make_interval(secs => $2) - clock_timestamp())::float8
+             FROM merge WHERE id = $1",
         )
         .bind(merge)
         .bind(time.as_secs_f64())
@@ -73,7 +74,7 @@ impl State {
         .await
         .map_err(StateError::during("asking how long the merge has been complete"))?
         .flatten();
-        Ok(long.unwrap_or(false))
+        Ok(left.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)))
     }
 
     /// Forgets that sources were kept, so that each is looked at again. Returns how many.

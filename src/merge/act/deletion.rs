@@ -22,6 +22,8 @@ use crate::merge::observe::parse_memo;
 use crate::merge::valid::ValidMerge;
 use crate::state::{SourceDeletion, SourceId, SourceRow};
 
+/// How much the clocks of two machines may differ without anything being wrong.
+const SKEW: Duration = Duration::from_secs(10);
 /// What was seen of the source index longer ago than this is looked at again before it is deleted.
 const FRESH: Duration = Duration::from_secs(10);
 /// The server's `type` of "a snapshot is being made of that index": its deletion is tried again.
@@ -43,7 +45,10 @@ pub(super) async fn delete(engine: &Engine, spec: &ValidMerge, id: SourceId) -> 
     let sources = engine.state.sources(engine.id).await?;
     let Some(source) = sources.iter().find(|source| source.id == id) else { return Ok(()) };
     let Some(retain_for) = spec.cutover.delete_sources_after else { return Ok(()) };
-    if !engine.state.has_been_complete_for(engine.id, retain_for).await? {
+    let left = engine.state.until_complete_for(engine.id, retain_for).await?;
+    if let Some(left) = left.filter(|left| *left <= SKEW) {
+        tokio::time::sleep(left).await;
+    } else {
         // One of two clocks jumped, and what is deleted is not there again when it is set right.
         return Err(MergeError::problem(
             MergeCategory::ChecksFailed,

@@ -147,6 +147,7 @@ async fn touch(
             body.end();
         }
         if !body.is_empty() {
+            super::destination::let_workers_write(engine).await?;
             let alias = super::writer_alias(&engine.merge);
             engine.destination.bulk(&alias, true, body).await.map_err(MergeError::Destination)?;
         }

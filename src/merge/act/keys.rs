@@ -91,12 +91,11 @@ async fn compare_sides(
         engine.edit_memo(|memo| memo.cutover.rechecked = Rechecked::Disputes).await?;
         return Ok(None);
     }
-    let stats = match stats {
-        Some(stats) => stats,
-        None => {
-            let names = active(&stored).map(index_name).collect::<Result<Vec<_>, _>>()?;
-            readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?).0
-        }
+    let stats = if let Some(stats) = stats {
+        stats
+    } else {
+        let names = active(&stored).map(index_name).collect::<Result<Vec<_>, _>>()?;
+        readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?).0
     };
     let there = count_destination(engine).await?;
     let counts: BTreeMap<i64, Counts> =
@@ -286,6 +285,8 @@ fn never_read(
 
 /// Takes the chunks of a source that is gone out of the destination.
 pub(super) async fn purge(engine: &Engine, source: &SourceRow) -> Result<(), MergeError> {
+    // An attempt to cut over may have ended after it was taken away.
+    let_workers_write(engine).await?;
     let pass = engine.merge_row().await?.pass;
     let destination = &engine.merge.destination.index;
     engine.destination.refresh(std::slice::from_ref(destination)).await.map_err(MergeError::Destination)?;

@@ -163,9 +163,10 @@ pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<Option
     let known: BTreeMap<(i64, &str), &SourceRow> =
         before.iter().map(|source| ((source.collection_id, source.index_uuid.as_str()), source)).collect();
     let changed: Vec<NewSource> = found.iter().filter(|source| is_news(source, &known)).cloned().collect();
-    let stored = match changed.is_empty() {
-        true => before.clone(),
-        false => engine.state.upsert_sources(engine.id, &changed).await?,
+    let stored = if changed.is_empty() {
+        before.clone()
+    } else {
+        engine.state.upsert_sources(engine.id, &changed).await?
     };
     let fresh: BTreeSet<(i64, &str)> =
         found.iter().map(|source| (source.collection_id, source.index_uuid.as_str())).collect();

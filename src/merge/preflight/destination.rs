@@ -10,8 +10,10 @@ use crate::merge::valid::ValidMerge;
 /// Whether the aliases of the spec are still to be put on the destination.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Aliases {
-    /// At the end of the cutover.
+    /// At the end of the cutover of a merge that has not begun.
     Wanted,
+    /// At the end of the cutover of one that is under way, which does not stop for their sake.
+    Due,
     /// That is done; where they lead now is up to those who use them.
     Given,
 }
@@ -48,9 +50,9 @@ pub(super) async fn check_destination(
         let different = differences(&wanted, &mapping, &settings);
         problems.extend(different.into_iter().map(|text| Problem::new("spec.destination.index", text)));
     }
-    if aliases == Aliases::Wanted {
+    if aliases != Aliases::Given {
         for (position, alias) in merge.cutover.aliases.iter().enumerate() {
-            problems.extend(alias_is_free(merge, destination, position, alias).await?);
+            problems.extend(alias_is_free(merge, destination, aliases, position, alias).await?);
         }
     }
     Ok(problems)
@@ -61,10 +63,12 @@ pub(super) async fn check_destination(
 async fn alias_is_free(
     merge: &ValidMerge,
     destination: &Cluster,
+    aliases: Aliases,
     position: usize,
     alias: &IndexName,
 ) -> Result<Option<Problem>, MergeError> {
     match destination.describe(std::slice::from_ref(alias)).await {
+        Err(error) if error.is_alias() && aliases == Aliases::Due => Ok(None),
         Err(error) if error.is_alias() => {
             let catalog = destination.resolve().await.map_err(MergeError::Destination)?;
             Ok(leads_elsewhere(&catalog, alias, &merge.destination.index).map(|other| {

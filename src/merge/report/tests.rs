@@ -142,7 +142,7 @@ fn without_a_comparison_the_progress_is_that_of_the_copy() {
 #[test]
 fn a_cutover_says_since_when_writers_are_refused_and_until_when_at_most() {
     let mut world = World::in_phase(Phase::CuttingOver);
-    world.spec.cutover.timeout = Duration::from_secs(600);
+    world.spec.cutover.timeout = Duration::from_mins(10);
     world.seen.cutover.started_at = Some(at(0));
     assert_eq!(world.report(at(1)).message, "last pass and verdict; no writer is refused yet");
     // 2027-01-15T08:00:02.5Z

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::api::{self, DeletionPolicy, EsIndexMergeSpec, IndexSpec, quantity, words};
+use crate::api::{self, EsIndexMergeSpec, IndexSpec, quantity, words};
 use crate::merge::error::Problem;
 
 /// Every problem that the definition has with this spec.
@@ -118,13 +118,12 @@ impl Checks {
                 self.say(field, words::ALIAS_IS_A_NUMBER, &[alias]);
             } else if alias == index {
                 self.say(field, words::ALIAS_IS_THE_INDEX, &[alias]);
-            } else if alias.strip_suffix(words::WRITER_SUFFIX) == Some(index) {
-                self.say(field, words::ALIAS_OF_THE_WRITERS, &[alias]);
             }
         }
     }
 
-    /// What must hold for sources to be deleted, whenever that will be.
+    /// What must hold for sources to be deleted, whenever that will be. That the destination is to be deleted too is left to
+    /// the API server: resources made before it refused that must go on, and the only copy is not deleted anyway.
     fn deletions(&mut self, spec: &EsIndexMergeSpec) {
         if spec.cutover.delete_sources == api::DeleteSources::Never {
             return;
@@ -135,9 +134,6 @@ impl Checks {
         }
         if spec.verification.mode == api::VerificationMode::Counts {
             self.say(field, words::DELETION_OF_WHAT_WAS_COUNTED, &[deletes, "Counts"]);
-        }
-        if spec.deletion_policy == DeletionPolicy::DeleteDestination {
-            self.say("spec.deletionPolicy", words::DELETION_OF_BOTH, &["DeleteDestination", deletes]);
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::elastic::{IndexName, SeqNo, WindowRequest};
 use crate::merge::error::MergeError;
 use crate::merge::version::Origin;
 use crate::merge::{key_lane, stored_index};
-use crate::state::invariants::{Place as LogPlace, ranges};
+use crate::state::invariants::{Place as LogPlace, PlaceRange, ranges};
 use crate::state::{LeasedUnit, SourceId};
 
 /// Ids in one look-up.
@@ -92,8 +92,8 @@ pub(super) async fn have_rivals(shared: &Shared, claims: &[Claim<'_>]) -> Result
             .iter()
             .filter_map(|range| {
                 let index = indices.get(&range.source)?.clone();
-                let (shard, from, to) = (range.shard, range.from, range.to);
-                Some(WindowRequest { index, shard, from, to, lane: key_lane(), most: None })
+                let PlaceRange { shard: number, from, to, .. } = *range;
+                Some(WindowRequest { index, shard: number, from, to, lane: key_lane(), most: None })
             })
             .collect();
         let pages = shared.context.source.read_windows(&requests).await.map_err(MergeError::Source)?;

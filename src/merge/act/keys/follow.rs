@@ -33,9 +33,10 @@ pub async fn follow(engine: &Engine) -> Result<(), MergeError> {
     let is_clean = |id: &SourceId| !suspects.contains(id) && !unreadable.contains(id);
     let clean = behind.iter().filter(|(id, _)| is_clean(id)).flat_map(|(_, (_, shards))| shards);
     engine.state.keys_checked(engine.id, &clean.cloned().collect::<Vec<_>>()).await?;
-    let quarantine = match suspects.is_empty() {
-        true => Vec::new(),
-        false => engine.state.quarantine_list(engine.id, &QuarantineFilter::default()).await?,
+    let quarantine = if suspects.is_empty() {
+        Vec::new()
+    } else {
+        engine.state.quarantine_list(engine.id, &QuarantineFilter::default()).await?
     };
     let quarantine = Quarantine::new(quarantine);
     for id in suspects {
