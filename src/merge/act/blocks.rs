@@ -11,7 +11,7 @@ use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::observe::{active, parse_memo};
 use crate::merge::phase::Phase;
-use crate::state::{MergeId, SourceId, SourceRow, State};
+use crate::state::{MergeId, MergeRow, SourceId, SourceRow, State};
 
 /// Sets the write block on every source that has none, and makes sure of those that are ours. The block waits for
 /// writes in flight, so what was acknowledged to an application is in the log when this returns.
@@ -72,15 +72,17 @@ async fn request_blocks(
 ) -> Result<Option<BTreeSet<IndexName>>, MergeError> {
     let blocked = source.block_writes(&names).await;
     let row = state.merge(id).await?;
-    let phase = row.as_ref().filter(|row| row.released_at.is_none()).map(|row| row.phase.as_str());
+    let is_in = |row: &MergeRow, phase: Phase| row.phase == phase.as_str();
     let attempt_now = match &row {
-        Some(row) if phase == Some(Phase::CuttingOver.as_str()) => parse_memo(row)?.cutover.started_at,
+        Some(row) if row.released_at.is_none() && is_in(row, Phase::CuttingOver) => {
+            parse_memo(row)?.cutover.started_at
+        }
         _ => None,
     };
     if attempt.is_some() && attempt_now == attempt {
         return blocked.map(Some).map_err(MergeError::Source);
     }
-    if attempt_now.is_none() && phase != Some(Phase::Completed.as_str()) {
+    if attempt_now.is_none() && !row.is_some_and(|row| is_in(&row, Phase::Completed)) {
         tracing::warn!("writes were refused for an attempt to cut over that is over: they are allowed again");
         // By name: that the blocks were ours is forgotten already.
         let refused = source.unblock_writes(&names).await.map_err(MergeError::Source)?;
