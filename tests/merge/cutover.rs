@@ -180,20 +180,28 @@ async fn an_alias_that_cannot_be_set_keeps_no_writer_waiting() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alias_that_another_index_has_is_refused_before_anything_is_changed() {
     let scene = Scene::new(Flavor::V8, Flavor::V9).await;
-    let _shelf = with_late_chunks(&scene).await;
+    let _tables = Shelf::tables(&scene).await;
+    let shelf = Shelf::create(&scene, scene.first_id, 1).await;
+    shelf.put_document(scene.first_id, 5, "there").await;
     let (alias, other) = (format!("chunks-{}", scene.first_id), format!("former-{}", scene.first_id));
-    let named =
-        scene.manifest(DIMENSIONS).replace("  cutover:\n", &format!("  cutover:\n    aliases: [{alias}]\n"));
+    let naming =
+        |manifest: String| manifest.replace("  cutover:\n", &format!("  cutover:\n    aliases: [{alias}]\n"));
+    let named = naming(scene.manifest(DIMENSIONS));
     let destination = &scene.destination_cluster;
     destination.put(&format!("/{other}"), &json!({"aliases": {&alias: {}}})).await.unwrap();
     let refused = scene.run(&named).await;
     let expected = format!("spec.cutover.aliases[0]: {alias} is an alias of {other} there");
     assert!(!refused.success && refused.output.contains(&expected), "{refused:?}");
+    assert!(!scene.exists(&scene.index).await);
 
-    // The destination itself may have it.
     assert!(destination.delete_index(&other).await.unwrap());
-    destination.put(&format!("/{}/_alias/{alias}", scene.index), &json!({})).await.unwrap();
+    let session = Session::start(&naming(held(&scene.manifest(DIMENSIONS)))).await;
+    scene.wait_for_phase("Synced").await;
+    session.stop().await;
+    // A merge that has begun does not stop for its sake.
+    destination.put(&format!("/{other}"), &json!({"aliases": {&alias: {}}})).await.unwrap();
     scene.completes(&named).await;
+    assert!(destination.delete_index(&other).await.unwrap());
 
     // Where it leads afterwards is up to those who use it.
     destination.put(&format!("/{other}"), &json!({"aliases": {&alias: {}}})).await.unwrap();

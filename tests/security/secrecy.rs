@@ -92,7 +92,7 @@ async fn no_secret_is_in_logs_output_state_or_arguments() {
     }
     let in_the_url = manifest.replace("https://127.0.0.1", "https://zQ7:hunter2@127.0.0.1");
     let run = scene.run(&in_the_url).await;
-    assert!(!run.success && run.output.contains("holds a user or a password"), "{run:?}");
+    assert!(!run.success && run.output.contains("must not contain a user name or a password"), "{run:?}");
     assert_nothing(&needles, "the output with a password in the URL", &run.output);
     let malformed = with_secret(&manifest, "source", &[("username", "a"), ("password", "hunter2\nhunter2")]);
     let run = scene.run(&malformed).await;
