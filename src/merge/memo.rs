@@ -188,6 +188,16 @@ pub struct CutoverMemo {
     pub last_failure: Option<String>,
 }
 
+impl CutoverMemo {
+    /// The sources are blocked and copied once more within the attempt: what was found out since counts no more.
+    pub(super) fn begin_last_pass_again(&mut self) {
+        self.blocked = false;
+        self.last_pass_planned = false;
+        self.rechecked = Rechecked::Nothing;
+        self.keys_reconciled = false;
+    }
+}
+
 /// What has been compared once more in an attempt to cut over.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Rechecked {

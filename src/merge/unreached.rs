@@ -21,8 +21,8 @@ use crate::state::{MergeRow, State};
 enum Reason {
     /// The merge is complete, and `sourceWrites: Allow` asks for the way back.
     WayBack,
-    /// An attempt to cut over that is to be given up.
-    Cutover(String),
+    /// An attempt to cut over is to be given up.
+    Cutover,
 }
 
 /// Lifts the blocks of a complete merge that is asked to go back, and gives an attempt to cut over up that took too long or
@@ -51,8 +51,9 @@ pub(super) async fn serve_writers(
             act::lift_blocks(&state, &source, row.id, |_| true).await?;
             tracing::info!("writes to the sources of a complete merge are allowed again");
         }
-        Some(Reason::Cutover(reason)) => {
-            act::abandon(&state, &source, row.id, &reason, now).await?;
+        Some(Reason::Cutover) => {
+            let why = "not everything that it needs can be reached";
+            act::abandon(&state, &source, row.id, why, now).await?;
             state.enter_phase(row.id, Phase::CuttingOver.as_str(), Phase::Synced.as_str()).await?;
         }
         None => {}
@@ -69,8 +70,7 @@ fn reason(merge: &ValidMerge, row: &MergeRow, now: Timestamp) -> Result<Option<R
                 memo.cutover.handed_over || memo.verdict.is_some_and(|verdict| !verdict.positive);
             let started_at = memo.cutover.started_at.filter(|_| !is_decided);
             let is_over = |&started_at: &Timestamp| merge.suspend || is_overdue(started_at, merge, now);
-            let why = "not everything that it needs can be reached";
-            started_at.filter(is_over).map(|_| Reason::Cutover(why.to_owned()))
+            started_at.filter(is_over).map(|_| Reason::Cutover)
         }
         _ => None,
     };

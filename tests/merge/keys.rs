@@ -17,6 +17,12 @@ async fn put_as(scene: &Scene, shelf: &Shelf<'_>, id: &str, chunk: Chunk<'_>) {
     scene.source_cluster.refresh(&shelf.index).await.unwrap();
 }
 
+/// The chunks in quarantine, with their classes.
+async fn in_quarantine(scene: &Scene) -> Vec<(String, String)> {
+    let query = "SELECT chunk_id, class FROM es_index_merge.quarantine";
+    sqlx::query_as(query).fetch_all(&scene.pool).await.unwrap()
+}
+
 /// A merge in step with a collection of 8 chunks (number 0 to 7), one (50) whose id is "mover", and one (51) whose
 /// id is "settler"; and no process.
 async fn in_step(scene: &Scene, shards: u32) -> Shelf<'_> {
@@ -59,11 +65,7 @@ async fn a_chunk_that_takes_the_key_of_another_is_a_collision() {
     put_as(&scene, &shelf, "mover", Chunk(document, 51, "moved here")).await;
     let run = scene.run(&scene.manifest(DIMENSIONS)).await;
     assert!(!run.success, "a chunk is lost behind equal counts: {run:?}");
-    let rows: Vec<(String, String)> = sqlx::query_as("SELECT chunk_id, class FROM es_index_merge.quarantine")
-        .fetch_all(&scene.pool)
-        .await
-        .unwrap();
-    assert_eq!(rows, [("settler".to_owned(), "Collision".to_owned())]);
+    assert_eq!(in_quarantine(&scene).await, [("settler".to_owned(), "Collision".to_owned())]);
     assert!(!shelf.in_destination().await.contains_key(&(document, 50)), "its former key is still there");
     // Mended by giving the other one a key of its own.
     put_as(&scene, &shelf, "settler", Chunk(document, 52, "stays")).await;
@@ -102,9 +104,5 @@ async fn a_chunk_that_takes_a_key_whose_writer_is_gone_is_a_collision_too() {
     put_as(&scene, &shelf, "mover", Chunk(document, 51, "moved here")).await;
     let run = scene.run(&scene.manifest(DIMENSIONS)).await;
     assert!(!run.success, "a chunk is lost behind equal counts: {run:?}");
-    let rows: Vec<(String, String)> = sqlx::query_as("SELECT chunk_id, class FROM es_index_merge.quarantine")
-        .fetch_all(&scene.pool)
-        .await
-        .unwrap();
-    assert_eq!(rows, [("settler".to_owned(), "Collision".to_owned())]);
+    assert_eq!(in_quarantine(&scene).await, [("settler".to_owned(), "Collision".to_owned())]);
 }

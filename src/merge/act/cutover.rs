@@ -12,7 +12,7 @@ use super::{blocks, destination, passes};
 use crate::elastic::{Cluster, IndexName, PrimaryStats};
 use crate::merge::engine::{Engine, edit_memo};
 use crate::merge::error::MergeError;
-use crate::merge::memo::{CutoverMemo, Memo, Rechecked};
+use crate::merge::memo::{CutoverMemo, Memo};
 use crate::merge::observe::{active, parse_memo};
 use crate::merge::plan::CUTOVER_RETRY_MAX;
 use crate::merge::valid::{SourceWrites, ValidMerge};
@@ -80,9 +80,7 @@ pub(super) async fn covers_every_source(engine: &Engine) -> Result<bool, MergeEr
                 // What is away may have another history when it is back.
                 memo.cutover.covered = covered;
                 if newcomers > 0 {
-                    memo.cutover.blocked = false;
-                    memo.cutover.last_pass_planned = false;
-                    memo.cutover.rechecked = Rechecked::Nothing;
+                    memo.cutover.begin_last_pass_again();
                 }
             })
             .await?;
@@ -117,10 +115,7 @@ pub(super) async fn still_stands(engine: &Engine) -> Result<bool, MergeError> {
     tracing::warn!(index = %changed, "a source changed although writes were refused: one more last pass");
     engine
         .edit_memo(|memo| {
-            memo.cutover.blocked = false;
-            memo.cutover.last_pass_planned = false;
-            memo.cutover.rechecked = Rechecked::Nothing;
-            memo.cutover.keys_reconciled = false;
+            memo.cutover.begin_last_pass_again();
             memo.verdict = None;
         })
         .await?;
