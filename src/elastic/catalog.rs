@@ -12,6 +12,8 @@ use super::info::IndexInfo;
 use super::names::IndexName;
 use super::retry::RetryPolicy;
 
+/// How often a list is asked for whose making an index that goes away breaks off.
+const LISTINGS: u32 = 10;
 const RESOLVING: &str = "list the indices";
 const DESCRIBING: &str = "read settings and mappings";
 const REFRESHING: &str = "refresh";
@@ -124,7 +126,17 @@ impl Cluster {
     /// Indices whose name this program cannot use (they date from versions with other rules) are passed over.
     pub async fn resolve(&self) -> Result<Vec<CatalogEntry>> {
         let call = Call::get(RESOLVING, "/_resolve/index/*").with("expand_wildcards", "open,closed,hidden");
-        entries(&self.send(&call).await?)
+        let mut tries_left = LISTINGS;
+        loop {
+            tries_left -= 1;
+            match self.send(&call).await {
+                // Nobody asked for that index by its name: it was deleted while the server made the list.
+                Err(error) if error.is_missing_index() && tries_left > 0 => {
+                    tracing::debug!(%error, "an index went away meanwhile; the list is asked for again");
+                }
+                answer => return entries(&answer?),
+            }
+        }
     }
 
     /// Settings and mapping of each index; those that do not exist are absent.

@@ -76,7 +76,7 @@ pub(super) async fn connect(merge: &ValidMerge, secrets: &Secrets) -> Result<Par
     let collections = keep("spec.collections.postgres", collections, &mut problems);
     let state = keep(STATE_POSTGRES, state, &mut problems);
     let aliases = aliases(merge, state.as_ref()).await;
-    check(merge, source.as_ref(), destination.as_ref(), collections.as_ref(), aliases, &mut problems).await;
+    problems.extend(check(merge, source.as_ref(), destination.as_ref(), collections.as_ref(), aliases).await);
     match (source, destination, collections, state) {
         (Some(source), Some(destination), Some(collections), Some(state)) if problems.is_empty() => {
             Ok(Parts { source, destination, collections, state })
@@ -95,7 +95,7 @@ pub async fn preview(merge: &ValidMerge, secrets: &Secrets) -> Result<Preview, M
     let database =
         keep("spec.collections.postgres", Collections::connect(&secrets.collections).await, &mut problems);
     let aliases = Aliases::Wanted;
-    check(merge, source.as_ref(), destination.as_ref(), database.as_ref(), aliases, &mut problems).await;
+    problems.extend(check(merge, source.as_ref(), destination.as_ref(), database.as_ref(), aliases).await);
     let (Some(source), Some(destination), Some(database)) = (source, destination, database) else {
         return Err(MergeError::Problems { category: MergeCategory::ChecksFailed, problems });
     };
@@ -186,18 +186,21 @@ impl From<StateError> for Obstacle {
     }
 }
 
-impl From<MergeError> for Obstacle {
-    fn from(error: MergeError) -> Obstacle {
-        let may_pass = match &error {
-            MergeError::Source(error) | MergeError::Destination(error) => {
-                error.is_transient() || error.category() == ErrorCategory::BadAnswer
-            }
-            MergeError::Collections(error) => error.is_transient(),
-            MergeError::State(error) => error.is_transient(),
-            MergeError::Problems { .. } | MergeError::DestinationLost(_) | MergeError::Internal(_) => false,
-        };
-        Obstacle { message: error.to_string(), may_pass }
-    }
+/// What a failed look at a server means: problems of the field that the server is in.
+fn as_problems(error: MergeError) -> Vec<Problem> {
+    let (field, obstacle) = match error {
+        MergeError::Problems { problems, .. } => return problems,
+        MergeError::Source(error) => ("spec.source", error.into()),
+        MergeError::Destination(error) => ("spec.destination", error.into()),
+        MergeError::Collections(error) => ("spec.collections.postgres", error.into()),
+        MergeError::State(error) => (STATE_POSTGRES, error.into()),
+        MergeError::DestinationLost(message) => {
+            ("spec.destination.index.name", Obstacle { message, may_pass: false })
+        }
+        MergeError::Internal(_) => ("spec", Obstacle { message: error.to_string(), may_pass: false }),
+    };
+    let Obstacle { message, may_pass } = obstacle;
+    vec![Problem { may_pass, ..Problem::new(field, message) }]
 }
 
 /// The source cluster alone.
@@ -245,19 +248,21 @@ async fn check(
     destination: Option<&Cluster>,
     collections: Option<&Collections>,
     aliases: Aliases,
-    problems: &mut Vec<Problem>,
-) {
-    if let (Some(source), Some(collections)) = (source, collections)
-        && let Some(found) = keep("spec.source", check_source(merge, source, collections).await, problems)
-    {
-        problems.extend(found);
-    }
-    if let Some(destination) = destination
-        && let Some(found) =
-            keep("spec.destination", check_destination(merge, destination, aliases).await, problems)
-    {
-        problems.extend(found);
-    }
+) -> Vec<Problem> {
+    let of_source = async {
+        match source.zip(collections) {
+            Some((source, collections)) => check_source(merge, source, collections).await,
+            None => Ok(Vec::new()),
+        }
+    };
+    let of_destination = async {
+        match destination {
+            Some(destination) => check_destination(merge, destination, aliases).await,
+            None => Ok(Vec::new()),
+        }
+    };
+    let (of_source, of_destination) = tokio::join!(of_source, of_destination);
+    [of_source, of_destination].into_iter().flat_map(|found| found.unwrap_or_else(as_problems)).collect()
 }
 
 async fn check_source(

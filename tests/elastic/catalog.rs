@@ -36,6 +36,34 @@ async fn indices_open_closed_and_hidden_and_aliases_are_listed() {
 }
 
 #[tokio::test]
+async fn the_list_is_whole_though_others_create_and_delete_indices_meanwhile() {
+    for server in Server::each().await {
+        let steady = server.index(json!({"settings": settings(1)})).await;
+        let others = async {
+            for _ in 0..20 {
+                let pair = [server.unused_index(), server.unused_index()];
+                let body = json!({"settings": settings(1)});
+                let create = |index| server.cluster.create_index(index, &body);
+                assert!(tokio::try_join!(create(&pair[0]), create(&pair[1])).unwrap() == (true, true));
+                let delete = |index| server.cluster.delete_index(index);
+                tokio::try_join!(delete(&pair[0]), delete(&pair[1])).unwrap();
+            }
+        };
+        let lists = async {
+            loop {
+                let entries = server.cluster.resolve().await.unwrap();
+                let is_steady = |entry: &CatalogEntry| matches!(entry, CatalogEntry::Index { name, .. } if name == &*steady);
+                assert!(entries.iter().any(is_steady), "{entries:?}");
+            }
+        };
+        tokio::select! {
+            () = others => {}
+            () = lists => unreachable!("it ends with the others"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_index_is_described_by_its_settings_and_mapping() {
     for server in Server::each().await {
         let mut some = settings(3);
