@@ -167,7 +167,8 @@ async fn client_confined_to(client: &Client, namespace: &str) -> Client {
 }
 
 fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    // Outside the range of outgoing connections, which may take it meanwhile.
+    SocketAddr::from(([127, 0, 0, 1], testenv::free_port().unwrap()))
 }
 
 fn condition(merge: &EsIndexMerge, type_: &str) -> String {

@@ -406,6 +406,19 @@ const SERVED: [&str; 8] = [
     "create coordination.k8s.io/leases",
 ];
 
+/// Waits until these rights are found: the API server learns of roles by watching, a moment after they are stored.
+fn until_found(expected: &BTreeSet<String>, find: impl Fn() -> BTreeSet<String>) {
+    let begun = Instant::now();
+    loop {
+        let found = find();
+        if found == *expected {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{found:?} instead of {expected:?}");
+        sleep(Duration::from_millis(200));
+    }
+}
+
 #[test]
 fn the_account_of_the_controller_has_no_right_that_it_does_not_use() {
     install_definition();
@@ -422,14 +435,14 @@ fn the_account_of_the_controller_has_no_right_that_it_does_not_use() {
     let nobody = format!("system:serviceaccount:{}:nobody", own.0);
 
     // Every account may ask who it is; what is beyond that comes from us.
-    let elsewhere: BTreeSet<String> = &rights(&account, &other.0) - &rights(&nobody, &other.0);
-    assert_eq!(elsewhere, SERVED[..7].iter().map(ToString::to_string).collect());
-    let at_home: BTreeSet<String> = &rights(&account, &own.0) - &rights(&nobody, &own.0);
+    let elsewhere = SERVED[..7].iter().map(ToString::to_string).collect();
+    let beside = |namespace| &rights(&account, namespace) - &rights(&nobody, namespace);
+    until_found(&elsewhere, || beside(&other.0));
     let mut expected: BTreeSet<String> = SERVED.iter().map(ToString::to_string).collect();
     for verb in ["get", "update"] {
         expected.insert(format!("{verb} coordination.k8s.io/leases [\"{release}\"]"));
     }
-    assert_eq!(at_home, expected);
+    until_found(&expected, || beside(&own.0));
 
     // The same in the words of a person who asks.
     for refused in [
@@ -484,16 +497,11 @@ fn people_with_the_roles_of_kubernetes_see_and_make_merges() {
         }
         let expected: BTreeSet<String> =
             expected.into_iter().map(|verb| format!("{verb} indexmerge.dev/esindexmerges")).collect();
-        // A controller of Kubernetes puts the roles together, a moment later.
-        let begun = Instant::now();
-        loop {
+        // A controller of Kubernetes puts the roles together.
+        until_found(&expected, || {
             let mut found = rights(&person(role), &namespace.0);
             found.retain(|right| right.contains("indexmerge.dev"));
-            if found == expected {
-                break;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(30), "{role}: {found:?}");
-            sleep(Duration::from_millis(200));
-        }
+            found
+        });
     }
 }

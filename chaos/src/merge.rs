@@ -245,7 +245,7 @@ impl<'a> Merge<'a> {
 
     /// Any index of the odd data with at least that many chunks.
     pub async fn large_source(&self) -> Result<String> {
-        let stats = self.source_client.get("/_stats/docs").await?;
+        let stats = self.source_client.list("/_stats/docs").await?;
         let count = |index: &Value| index["primaries"]["docs"]["count"].as_u64().unwrap_or(0);
         let range = self.first_id..self.first_id + RANGE / 2;
         let indices = stats["indices"].as_object().context("no indices")?;
@@ -260,7 +260,7 @@ impl<'a> Merge<'a> {
     /// Removes the indices of this merge from servers that go on.
     pub async fn clean(&self) -> Result<()> {
         self.destination_client.delete_index(&self.index).await?;
-        let listed = self.source_client.get("/_resolve/index/*?expand_wildcards=all").await?;
+        let listed = self.source_client.list("/_resolve/index/*?expand_wildcards=all").await?;
         let range = self.first_id..self.first_id + RANGE;
         for index in listed["indices"].as_array().context("no indices")? {
             let name = index["name"].as_str().unwrap_or_default();

@@ -174,6 +174,20 @@ impl Cluster {
         self.require(Method::GET, path, None).await
     }
 
+    /// `GET` of a list by a pattern. The server makes names of it first; an index that is deleted before it looks for
+    /// them makes the answer a 404, and then the list is asked for again.
+    pub async fn list(&self, path: &str) -> Result<Value> {
+        for _ in 0..20 {
+            let answer = self.send(Method::GET, path, "application/json", None).await?;
+            match answer.status {
+                404 => {}
+                _ if answer.is_success() => return answer.json(),
+                status => bail!("GET {path}: {status} {}", short(&answer.body)),
+            }
+        }
+        bail!("GET {path}: an index went away each time")
+    }
+
     /// `POST path` with JSON, requiring a 2xx.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         self.require(Method::POST, path, Some(body)).await

@@ -61,6 +61,8 @@ pub(crate) fn open(options: PgConnectOptions, session: Session) -> PgPool {
     let pool = PgPoolOptions::new()
         .max_connections(session.connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        // What takes longer fails, and says so.
+        .acquire_slow_threshold(ACQUIRE_TIMEOUT)
         .idle_timeout(Duration::from_mins(5))
         .max_lifetime(Duration::from_mins(30))
         .test_before_acquire(true)

@@ -39,6 +39,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use anyhow::{Result, bail};
 
 pub use environment::{Env, State};
+pub use ready::free_port;
 
 /// A part of an environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

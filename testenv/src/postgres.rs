@@ -22,7 +22,8 @@ use crate::run::Run;
 use crate::user::User;
 use crate::{Part, places, ready};
 
-const READY: Duration = Duration::from_mins(1);
+/// Long: it comes up while everything is compiled.
+const READY: Duration = Duration::from_mins(10);
 
 /// How to reach it.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -475,8 +475,9 @@ mod tests {
 
     #[test]
     fn a_process_that_ends_by_itself_says_how() {
-        let (run, process) = sleeper("ended", "sleep 0.3; exit 3");
+        let (run, process) = sleeper("ended", "until [ -e end ]; do sleep 0.05; done; exit 3");
         assert_eq!(process.ended(Duration::ZERO).unwrap(), None);
+        std::fs::write(run.join("end"), "").unwrap();
         let status = process.ended(Duration::from_secs(20)).unwrap();
         assert_eq!(status.and_then(|status| status.code()), Some(3));
         assert_eq!(process.pid(), None);

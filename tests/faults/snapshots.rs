@@ -72,7 +72,10 @@ async fn a_destination_that_is_set_back_to_its_load_is_made_fit_for_service_agai
     let destination = &scene.merge.destination_client;
     let program = scene.run(&Tuning { hold: true, ..slow() });
     scene.reaches(&["Copying"]).await;
+    // Its load must not end before it is kept.
+    program.pause().expect("it can be paused");
     keep(destination, &scene.merge.index).await;
+    program.resume().expect("it goes on");
     scene.reaches(&["Synced"]).await;
     let path = format!("/{}", scene.merge.index);
     destination.post_empty(&format!("{path}/_close")).await.expect("closed");

@@ -163,7 +163,7 @@ async fn an_alias_that_cannot_be_set_keeps_no_writer_waiting() {
     assert!(!refused.success && refused.output.contains("spec.cutover.aliases[0]"), "{refused:?}");
 
     assert!(destination.delete_index(&alias).await.unwrap());
-    let mut session = Session::start(&named(crawling(&scene, 20, "5m"))).await;
+    let mut session = Session::start(&named(crawling(&scene, 5, "5m"))).await;
     wait_for_block(&scene, &shelf).await;
     destination.put(&path, &json!({})).await.unwrap();
     session.says("is tried again: spec.cutover.aliases").await;
@@ -277,7 +277,7 @@ async fn a_clock_that_jumps_days_forth_and_back_changes_nothing() {
 async fn an_index_made_during_the_cutover_is_waited_for_and_copied() {
     let scene = Scene::new(Flavor::V9, Flavor::V9).await;
     let shelf = with_late_chunks(&scene).await;
-    let mut session = Session::start(&crawling(&scene, 20, "5m")).await;
+    let mut session = Session::start(&crawling(&scene, 5, "5m")).await;
     wait_for_block(&scene, &shelf).await;
     let newcomer = Shelf::row(&scene, scene.first_id + 1).await;
     newcomer.create_index_without_a_place(scene.first_id + 2, 7).await;

@@ -118,7 +118,9 @@ async fn a_destination_that_changes_what_it_is_given_gets_a_negative_verdict_tha
     let condition = format!("ctx.content == '{words}'");
     let uppercase = json!({"processors": [{"uppercase": {"field": "content", "if": condition}}]});
     destination.put(&pipeline, &uppercase).await.unwrap();
-    let session = Session::start(&scene.manifest(DIMENSIONS)).await;
+    // Slowly: the pipeline is there before the first chunk.
+    let slowly = "  workers: {maxDocumentsPerSecond: 20}\n  cutover:\n";
+    let session = Session::start(&scene.manifest(DIMENSIONS).replace("  cutover:\n", slowly)).await;
     scene.wait_for("the destination", async || scene.exists(&scene.index).await.then_some(())).await;
     scene.set("index.final_pipeline", &scene.index).await;
     let run = session.end().await;

@@ -43,24 +43,25 @@ impl Session {
         self.end.await.expect("it was waited for")
     }
 
-    /// Ends it at its next checkpoint.
+    /// Ends it at its next checkpoint, unless it ends by itself in this very moment.
     pub async fn stop(self) -> Run {
-        self.signal("TERM");
+        let _was_there = self.signal("TERM");
         self.end().await
     }
 
     /// Ends it at once, wherever it is.
     pub async fn kill(self) {
-        self.signal("KILL");
+        assert!(self.signal("KILL"), "the program ended before its time");
         self.end().await;
     }
 
-    fn signal(&self, name: &str) {
+    /// False if there is no such process any more.
+    fn signal(&self, name: &str) -> bool {
         let done = std::process::Command::new("kill")
             .args([format!("-{name}"), self.pid.to_string()])
             .status()
             .expect("kill runs");
-        assert!(done.success(), "the program ended before its time");
+        done.success()
     }
 }
 

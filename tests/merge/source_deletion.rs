@@ -315,7 +315,15 @@ async fn after_a_crash_between_the_intent_and_the_deletion_each_index_is_judged_
 async fn a_source_of_which_a_snapshot_is_being_made_is_waited_for() {
     let scene = Scene::new(Flavor::V9, Flavor::V9).await;
     let manifest = deleting(&scene);
-    let shelves = merged(&scene, &manifest, 2).await;
+    let _tables = Shelf::tables(&scene).await;
+    let mut shelves = Vec::new();
+    // So many in the first that its snapshot is still being made when the deletions begin.
+    for (number, chunks) in [(0, 100), (1, 6)] {
+        let shelf = Shelf::create(&scene, scene.first_id + number, 1).await;
+        shelf.put_document(shelf.collection, chunks, "there").await;
+        shelves.push(shelf);
+    }
+    merge(&scene, &manifest, &shelves).await;
     let source = &scene.source_cluster;
     let repository = format!("/_snapshot/slow-{}", scene.first_id);
     let settings =

@@ -184,6 +184,7 @@ async fn a_cutover_ends_in_time_although_a_secret_is_gone() {
     operator.until(NAME, SOON, "told what is missing", missing).await;
 
     // The last pass has something to copy, and takes minutes.
+    operator.after_a_pass().await;
     write_again(Flavor::V8, &model).await;
     let slowly = json!({ "spec": {
         "cutover": { "hold": false, "timeout": "20s" }, "workers": { "maxDocumentsPerSecond": 1 }

@@ -245,6 +245,19 @@ impl Operator {
         Copied { documents, leased }
     }
 
+    /// Until a pass was taken a moment ago: with a `maxLag` of 90 s the next one comes 30 s after it.
+    pub async fn after_a_pass(&self) {
+        let mut connection = self.database().await;
+        let is_young =
+            "SELECT (memo->>'pass_taken_at')::timestamptz > now() - interval '5 s' FROM es_index_merge.merge";
+        let taken = async {
+            while !sqlx::query_scalar::<_, bool>(is_young).fetch_one(&mut connection).await.unwrap() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), taken).await.expect("a pass is taken");
+    }
+
     /// The phase according to the state database.
     pub async fn stored_phase(&self) -> String {
         let mut connection = self.database().await;

@@ -168,7 +168,7 @@ async fn walk(
 
 /// Names and document counts of all open indices that are named by an integer.
 pub async fn integer_indices(cluster: &Cluster) -> Result<Vec<i64>> {
-    let all = cluster.get("/_cat/indices?format=json&h=index,status&expand_wildcards=open").await?;
+    let all = cluster.list("/_cat/indices?format=json&h=index,status&expand_wildcards=open").await?;
     let names = all
         .as_array()
         .context("the list of indices is no list")?

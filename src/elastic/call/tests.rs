@@ -106,7 +106,7 @@ fn call() -> Call {
 
 fn caller(gateways: &[&Gateway]) -> Caller {
     let mut config = ClusterConfig::new(gateways.iter().map(|gateway| gateway.url.clone()).collect());
-    config.request_timeout = Duration::from_millis(800);
+    config.request_timeout = Duration::from_secs(20);
     Caller::new(&config).unwrap()
 }
 
@@ -178,7 +178,8 @@ async fn another_node_takes_over_from_one_that_fails() {
 #[tokio::test]
 async fn silence_ends_with_our_own_time_out() {
     let gateway = Gateway::start(vec![Reply::Silence]).await;
-    let error = caller(&[&gateway]).send(&call().policy(RetryPolicy::once())).await.unwrap_err();
+    let call = call().policy(RetryPolicy::once()).timeout(Duration::from_millis(300));
+    let error = caller(&[&gateway]).send(&call).await.unwrap_err();
     assert_eq!(error.category(), ErrorCategory::Unavailable);
     assert!(error.is_own_timeout());
 }

@@ -26,7 +26,8 @@ use crate::{Part, ready};
 
 pub use build::{VERSION, present, program};
 
-const READY: Duration = Duration::from_mins(2);
+/// Long: it comes up while everything is compiled.
+const READY: Duration = Duration::from_mins(10);
 const REQUEST: Duration = Duration::from_secs(10);
 
 /// The programs, in the order in which they are started.
