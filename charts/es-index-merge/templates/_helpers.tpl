@@ -31,7 +31,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .Values.serviceAccount.create }}
 {{- default (include "es-index-merge.fullname" .) .Values.serviceAccount.name }}
 {{- else }}
-{{- default "default" .Values.serviceAccount.name }}
+{{- required "serviceAccount.name is needed with serviceAccount.create=false: the account default would get the controller's rights" .Values.serviceAccount.name }}
 {{- end }}
 {{- end }}
 
