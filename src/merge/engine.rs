@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify};
 
 use super::act;
-use super::error::{MergeCategory, MergeError};
+use super::error::{MergeCategory, MergeError, Problem};
 use super::memo::Memo;
 use super::observe::Rows;
 use super::phase::Phase;
@@ -112,14 +112,14 @@ impl Engine {
         let failure = match tokio::time::timeout(CONNECT, preflight::connect(&merge, &secrets)).await {
             Ok(Ok(parts)) => return Ok(Connected { merge, worker, parts }),
             Ok(Err(failure)) => failure,
-            Err(_) => MergeError::problem(
-                MergeCategory::ChecksFailed,
-                "spec",
-                format!(
+            Err(_) => {
+                let message = format!(
                     "could not be checked within {} s: a server that it names takes connections and does not answer; look at the clusters' health",
                     CONNECT.as_secs()
-                ),
-            ),
+                );
+                let problem = Problem { may_pass: true, ..Problem::new("spec", message) };
+                MergeError::Problems { category: MergeCategory::ChecksFailed, problems: vec![problem] }
+            }
         };
         if let Err(error) = unreached::serve_writers(&merge, &secrets, &worker, Timestamp::now()).await {
             tracing::debug!(%error, "whether writers can be served cannot be found out either");

@@ -5,6 +5,8 @@
 mod destination;
 
 use std::collections::BTreeMap;
+use std::convert::identity;
+use std::time::Duration;
 
 use futures::future::join4;
 
@@ -17,7 +19,7 @@ use super::phase::Phase;
 use super::secrets::{ClusterAccess, Secrets};
 use super::valid::{SourceWrites, ValidMerge};
 use crate::chunk::VectorForm;
-use crate::collections::{Collections, CollectionsError};
+use crate::collections::{CollectionRow, Collections, CollectionsError};
 use crate::elastic::{Cluster, ClusterConfig, ElasticError, ErrorCategory, IndexInfo, IndexName, Version};
 use crate::state::{State, StateError};
 
@@ -25,6 +27,8 @@ use crate::state::{State, StateError};
 const PRIVILEGE_SAMPLE: usize = 50;
 /// Sources whose vector size is looked at before the start.
 const VECTOR_SAMPLE: usize = 100;
+/// How long the checks of one server may take.
+const CHECK: Duration = Duration::from_mins(1);
 
 /// Everything that a merge is connected to.
 pub(super) struct Parts {
@@ -99,10 +103,20 @@ pub async fn preview(merge: &ValidMerge, secrets: &Secrets) -> Result<Preview, M
     let (Some(source), Some(destination), Some(database)) = (source, destination, database) else {
         return Err(MergeError::Problems { category: MergeCategory::ChecksFailed, problems });
     };
-    let matched = matched(merge, &source, &database).await?;
+    let matched = match matched(merge, &source, &database).await {
+        Ok(matched) => matched,
+        Err(error) => return Err(failed(problems, error)),
+    };
     let names: Vec<IndexName> = matched.indices.values().cloned().collect();
-    let (stats, unreadable) = act::readable(source.primary_stats(&names).await.map_err(MergeError::Source)?);
-    problems.extend(unreadable.values().map(|reason| Problem::new("spec.source", reason.clone())));
+    let (stats, unreadable) = match source.primary_stats(&names).await {
+        Ok(stats) => act::readable(stats),
+        Err(error) => return Err(failed(problems, MergeError::Source(error))),
+    };
+    problems.extend(unreadable.values().map(|reason| {
+        let remedy =
+            "look at the health of the source cluster, or put the collection into spec.collections.exclude";
+        Problem::new("spec.source", format!("{reason}; {remedy}"))
+    }));
     let documents_of = |index: &IndexName| {
         stats.get(index).map_or(0, |shards| shards.iter().map(|shard| shard.docs).sum::<u64>())
     };
@@ -112,7 +126,10 @@ pub async fn preview(merge: &ValidMerge, secrets: &Secrets) -> Result<Preview, M
     let documents = largest.iter().map(|(_, documents)| documents).sum();
     largest.truncate(10);
     let name = std::slice::from_ref(&merge.destination.index);
-    let described = destination.describe(name).await.map_err(MergeError::Destination)?;
+    let described = match destination.describe(name).await {
+        Ok(described) => described,
+        Err(error) => return Err(failed(problems, MergeError::Destination(error))),
+    };
     Ok(Preview {
         collections: matched.indices.len() as u64,
         documents,
@@ -203,6 +220,16 @@ fn as_problems(error: MergeError) -> Vec<Problem> {
     vec![Problem { may_pass, ..Problem::new(field, message) }]
 }
 
+/// Everything that was found before `error` ended it, and what it says itself, once.
+fn failed(mut problems: Vec<Problem>, error: MergeError) -> MergeError {
+    for problem in as_problems(error) {
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
+    MergeError::Problems { category: MergeCategory::ChecksFailed, problems }
+}
+
 /// The source cluster alone.
 pub(super) async fn source(merge: &ValidMerge, secrets: &Secrets) -> Result<Cluster, ElasticError> {
     cluster(&merge.source_urls, merge.source_insecure, &secrets.source).await
@@ -250,30 +277,40 @@ async fn check(
     aliases: Aliases,
 ) -> Vec<Problem> {
     let of_source = async {
-        match source.zip(collections) {
-            Some((source, collections)) => check_source(merge, source, collections).await,
-            None => Ok(Vec::new()),
-        }
+        let Some((source, collections)) = source.zip(collections) else { return Ok(Vec::new()) };
+        let listing = async { Ok(collections.list().await?) };
+        let rows = in_time("spec.collections.postgres", listing).await?;
+        in_time("spec.source", check_source(merge, source, &rows)).await
     };
     let of_destination = async {
-        match destination {
-            Some(destination) => check_destination(merge, destination, aliases).await,
-            None => Ok(Vec::new()),
-        }
+        let Some(destination) = destination else { return Ok(Vec::new()) };
+        in_time("spec.destination", check_destination(merge, destination, aliases)).await
     };
     let (of_source, of_destination) = tokio::join!(of_source, of_destination);
-    [of_source, of_destination].into_iter().flat_map(|found| found.unwrap_or_else(as_problems)).collect()
+    [of_source, of_destination].into_iter().flat_map(|found| found.unwrap_or_else(identity)).collect()
+}
+
+/// The answer of the server that `field` names, or what is wrong with it: one that takes connections and then says
+/// nothing must not hide what is known of the others.
+async fn in_time<T>(
+    field: &str,
+    asking: impl Future<Output = Result<T, MergeError>>,
+) -> Result<T, Vec<Problem>> {
+    let Ok(answer) = tokio::time::timeout(CHECK, asking).await else {
+        let message = "takes connections and does not answer; look at its health";
+        return Err(vec![Problem { may_pass: true, ..Problem::new(field, message) }]);
+    };
+    answer.map_err(as_problems)
 }
 
 async fn check_source(
     merge: &ValidMerge,
     source: &Cluster,
-    collections: &Collections,
+    rows: &[CollectionRow],
 ) -> Result<Vec<Problem>, MergeError> {
-    let rows = collections.list().await?;
     let catalog = source.resolve().await;
     let matched = match &catalog {
-        Ok(catalog) => match_sources(&rows, catalog, |id| merge.wants(id), &merge.destination.index, &[]),
+        Ok(catalog) => match_sources(rows, catalog, |id| merge.wants(id), &merge.destination.index, &[]),
         Err(_) => Matched::default(),
     };
     let mut privileges = vec!["read", "view_index_metadata", "monitor", "maintenance"];
@@ -349,4 +386,25 @@ fn privilege_problem(field: &str, missing: &[String]) -> Problem {
         field,
         format!("privileges are missing: {}{rest}; grant them to the user or the API key", named.join(", ")),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn what_was_found_before_a_failure_is_told_with_it_and_nothing_twice() {
+        let known = Problem::new("spec.destination.credentialsSecretRef", "a privilege is missing");
+        let lost = || MergeError::Source(ElasticError::unavailable("no answer"));
+        let problems = |error| match error {
+            MergeError::Problems { problems, .. } => problems,
+            error => panic!("{error}"),
+        };
+        let both = problems(failed(vec![known.clone()], lost()));
+        assert_eq!(both.len(), 2);
+        assert_eq!((&both[0], both[1].field.as_str()), (&known, "spec.source"));
+        assert!(both[1].may_pass);
+        assert_eq!(problems(failed(both.clone(), lost())), both, "it was known already");
+    }
 }
