@@ -8,7 +8,7 @@ use elasticsearch::http::headers::HeaderValue;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
-use super::error::{ElasticError, ErrorCategory, Result};
+use super::error::{CONFIGURATION, ElasticError, ErrorCategory, Result};
 
 /// Who we are for the cluster.
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ impl ClusterConfig {
 pub(super) const CONFIGURING: &str = "set up the connection to Elasticsearch";
 
 fn wrong(reason: &str) -> ElasticError {
-    ElasticError::new(ErrorCategory::Invalid, CONFIGURING, reason)
+    ElasticError::new(ErrorCategory::Invalid, CONFIGURING, reason).with_kind(CONFIGURATION)
 }
 
 /// Addresses that this room can use; the message never repeats what may hold a password.
@@ -160,6 +160,7 @@ mod tests {
         for bad in ["", "a b", "id:se\ncret", "not-encoded", "é:x"] {
             let error = key(bad).unwrap_err();
             assert_eq!(error.category(), ErrorCategory::Invalid, "{bad:?}");
+            assert!(error.remedy().contains("credentialsSecretRef"), "{}", error.remedy());
             assert!(bad.is_empty() || !error.to_string().contains(bad));
         }
     }

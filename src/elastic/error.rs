@@ -80,6 +80,9 @@ pub(super) const IS_ALIAS: &str = "name_is_an_alias";
 /// Our own `type` of "no complete answer within the time limit".
 pub(super) const OWN_TIMEOUT: &str = "request_timeout";
 
+/// Our own `type` of "what the connection is to be made with cannot be used": nothing was sent.
+pub(super) const CONFIGURATION: &str = "configuration";
+
 /// Our own `type` of "the server ended the handshake, which it does for want of a client certificate that it knows".
 pub(super) const CLIENT_REFUSED: &str = "client_refused";
 
@@ -243,6 +246,9 @@ impl ElasticError {
             }
             (ErrorCategory::TooLarge, _) => {
                 "lower maxBytesInFlight, or raise http.max_content_length of the server"
+            }
+            (ErrorCategory::Invalid, Some(CONFIGURATION)) => {
+                "correct the url, or the user, password or API key in the Secret that credentialsSecretRef names"
             }
             (ErrorCategory::Invalid, _) => "see the server's reason",
             (ErrorCategory::BadAnswer, _) => {
