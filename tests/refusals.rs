@@ -13,11 +13,8 @@ use serde_json::Value;
 
 /// Only the API server knows what was there before: a retention may stay when a deletion is given up, and what was accepted
 /// by an earlier version goes on.
-const LEFT_TO_THE_API_SERVER: [&str; 3] = [
-    "a retention without a deletion",
-    "deletion of sources and destination",
-    "an alias that is that of the workers",
-];
+const LEFT_TO_THE_API_SERVER: [&str; 2] =
+    ["a retention without a deletion", "deletion of sources and destination"];
 
 /// What is wrong with what comes of a row; nothing if it is what the API server would answer.
 fn complaint(row: &str, patch: &Value, expected: &Answer) -> Option<String> {
@@ -29,7 +26,7 @@ fn complaint(row: &str, patch: &Value, expected: &Answer) -> Option<String> {
         (Err(_), Refused(_)) => return None,
         (Err(error), Accepted) => return Some(format!("{row}: should be accepted, but: {error}")),
     };
-    match (ValidMerge::parse("cli/merge", &resource.spec), expected) {
+    match (ValidMerge::parse_new("cli/merge", &resource.spec), expected) {
         (Ok(_), Accepted) => None,
         (Ok(_), Refused(_)) => Some(format!("{row}: should be refused, but is accepted")),
         (Err(problems), Accepted) => Some(format!("{row}: should be accepted, but: {problems:?}")),

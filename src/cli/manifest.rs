@@ -57,13 +57,16 @@ impl Job {
     pub fn from_text(text: &str, secrets_dir: Option<PathBuf>) -> anyhow::Result<Job> {
         let mut resources: Vec<EsIndexMerge> = Vec::new();
         let mut secrets = BTreeMap::new();
-        for document in serde_yaml_ng::Deserializer::from_str(text) {
+        let documents = || serde_yaml_ng::Deserializer::from_str(text);
+        for (document, again) in documents().zip(documents()) {
             let value = serde_yaml_ng::Value::deserialize(document).context("is not YAML")?;
             match value.get("kind").and_then(serde_yaml_ng::Value::as_str) {
                 Some("EsIndexMerge") => {
                     refuse_unknown_fields(&value)?;
-                    resources
-                        .push(serde_yaml_ng::from_value(value).context("the EsIndexMerge is malformed")?);
+                    // A value takes no number for a text, as the API server does not; the text knows the place.
+                    let resource = serde_yaml_ng::from_value(value)
+                        .map_err(|error| EsIndexMerge::deserialize(again).err().unwrap_or(error));
+                    resources.push(resource.context("the EsIndexMerge is malformed")?);
                 }
                 Some("Secret") => {
                     let secret: Secret = serde_yaml_ng::from_value(value).context("a Secret is malformed")?;
@@ -80,7 +83,12 @@ impl Job {
         };
         let name = resource.metadata.name.as_deref().context("metadata.name is missing")?;
         let owner = format!("{}/{name}", resource.metadata.namespace.as_deref().unwrap_or("cli"));
-        let merge = ValidMerge::parse(&owner, &resource.spec)
+        // One that has a uid was accepted by an API server, perhaps before it refused all that it refuses now.
+        let parse = match resource.metadata.uid {
+            Some(_) => ValidMerge::parse,
+            None => ValidMerge::parse_new,
+        };
+        let merge = parse(&owner, &resource.spec)
             .map_err(|problems| MergeError::Problems { category: MergeCategory::InvalidSpec, problems })?;
         Ok(Job { merge, secrets: LocalSecrets::new(secrets, secrets_dir), resource })
     }
@@ -155,5 +163,27 @@ spec:
             "spec.cutover.timeout: is \"0s\"; it must be a time from 10s to 6h, for instance 30s or 5m";
         assert!(message.contains(expected), "{message}");
         assert!(message.contains("spec.workers.concurrency: is 0; it should be greater than or equal to 1"));
+    }
+
+    #[test]
+    fn what_is_missing_or_of_another_kind_is_named_with_its_place() {
+        let refusal = |text: &str| format!("{:#}", Job::from_text(text, None).err().unwrap());
+        let secret = "kind: Secret\nmetadata: {name: a}\n---";
+        let message = refusal(&format!("{secret}{}", SHORTEST.replace("url: 'https://es:9200'}\n", "}\n")));
+        let expected = "the EsIndexMerge is malformed: spec.source: missing field `url` at line ";
+        assert!(message.starts_with(expected), "{message}");
+        let message = refusal(&SHORTEST.replace("vectorSize: 8", "vectorSize: many"));
+        assert!(message.contains("spec.destination.index.vectorSize: "), "{message}");
+        let message = refusal(&SHORTEST.replace("name: merged", "name: 7"));
+        assert!(message.contains("malformed: invalid type: integer `7`"), "{message}");
+    }
+
+    #[test]
+    fn the_alias_of_the_workers_is_refused_unless_an_api_server_has_accepted_it() {
+        let alias = "  cutover: {aliases: [merged-merge-writer]}\n";
+        let message = refusal(alias);
+        assert!(message.contains("spec.cutover.aliases: contains \"merged-merge-writer\""), "{message}");
+        let accepted = SHORTEST.replace("{name: merge,", "{name: merge, uid: 1-2-3,");
+        assert!(Job::from_text(&format!("{accepted}{alias}"), None).is_ok());
     }
 }

@@ -106,10 +106,23 @@ pub async fn main() -> ExitCode {
     match Box::pin(dispatch(cli.command)).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", in_full(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error with its causes. Most of ours tell what caused them: what was told is not told again.
+fn in_full(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| {
+        if told.is_empty() {
+            cause
+        } else if told.contains(&cause) {
+            told
+        } else {
+            format!("{told}: {cause}")
+        }
+    })
 }
 
 async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
@@ -175,4 +188,20 @@ fn shutdown() -> anyhow::Result<tokio_util::sync::CancellationToken> {
         cancelled.cancel();
     });
     Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let told =
+            anyhow!("no route to host").context("connect to Elasticsearch: no route to host; check the URL");
+        assert_eq!(in_full(&told), "connect to Elasticsearch: no route to host; check the URL");
+        let untold = anyhow!("no such file").context("merge.yaml cannot be read").context("nothing was done");
+        assert_eq!(in_full(&untold), "nothing was done: merge.yaml cannot be read: no such file");
+    }
 }

@@ -260,7 +260,7 @@ impl Display {
         }
         let more = report.attention_total.saturating_sub(report.attention.len() as u64);
         if more > 0 {
-            println!("and {more} more collections that need attention");
+            println!("and {more} more entries");
         }
     }
 }

@@ -183,6 +183,17 @@ impl ValidMerge {
         })
     }
 
+    /// As [`ValidMerge::parse`], for a spec that no API server has seen. What only the definition refuses, so that
+    /// resources that are older than its rule go on, is refused as well.
+    pub fn parse_new(owner: &str, spec: &EsIndexMergeSpec) -> Result<ValidMerge, Vec<Problem>> {
+        let of_new = checks::problems_of_new(spec);
+        match ValidMerge::parse(owner, spec) {
+            Ok(merge) if of_new.is_empty() => Ok(merge),
+            Ok(_) => Err(of_new),
+            Err(problems) => Err(problems.into_iter().chain(of_new).collect()),
+        }
+    }
+
     /// A fingerprint of what makes this merge this merge: another one with the same destination is another merge.
     #[must_use]
     pub fn identity(&self) -> String {

@@ -1,7 +1,8 @@
 //! What the definition of the resource refuses, refused again: the engine also runs without an API server.
 //!
 //! The same bounds and the same words (`api::words`). Two things only the API server can judge: which fields may change,
-//! and a `retainFor` without a deletion, which may stay when a deletion is given up.
+//! and a `retainFor` without a deletion, which may stay when a deletion is given up. Resources that are older than a rule of
+//! the definition go on, so the controller does not ask `problems_of_new`.
 
 use std::collections::BTreeSet;
 
@@ -38,6 +39,15 @@ pub(super) fn problems(spec: &EsIndexMergeSpec) -> Vec<Problem> {
         checks.say("spec.state.schema", words::SCHEMA_IS_RESERVED, &[schema]);
     }
     checks.problems
+}
+
+/// What only new resources are refused for.
+pub(super) fn problems_of_new(spec: &EsIndexMergeSpec) -> Vec<Problem> {
+    let writers = format!("{}{}", spec.destination.index.name, words::WRITER_SUFFIX);
+    let is_used = spec.cutover.aliases.contains(&writers);
+    let problem =
+        || Problem::new("spec.cutover.aliases", words::with(words::ALIAS_OF_THE_WRITERS, &[&writers]));
+    is_used.then(problem).into_iter().collect()
 }
 
 struct Checks {
