@@ -153,8 +153,9 @@ pub struct EsIndexMergeSpec {
     pub retry_token: String,
 
     /// What happens to the destination index when this resource is deleted: `Retain` (also when left out) leaves it
-    /// as it is, `DeleteDestination` deletes it. The sources are never touched by a deletion, so `DeleteDestination` is
-    /// refused together with `cutover.deleteSources: AfterVerification`: one copy stays.
+    /// as it is, `DeleteDestination` deletes it, if this merge created it and no source index was deleted. The sources
+    /// are never touched by a deletion, so `DeleteDestination` is refused together with
+    /// `cutover.deleteSources: AfterVerification`: one copy stays.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }

@@ -59,13 +59,14 @@ pub struct EsIndexMergeStatus {
     #[schemars(length(max = 256))]
     pub lanes: Option<String>,
 
-    /// Collections that need attention, at most 20, by id.
+    /// Collections that need attention, at most 20: first those whose chunks may be missing, then those of which
+    /// something was left out, then indices that no collection has; each by id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub attention: Vec<AttentionStatus>,
 
-    /// How many collections need attention in all.
+    /// How many such entries there are in all; a collection may have several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attention_total: Option<i64>,
 
