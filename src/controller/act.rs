@@ -296,8 +296,8 @@ async fn release_complete(context: &Context, seen: &Seen, merge: &ValidMerge) ->
     }
 }
 
-const REMAINS: &str = "look after the write blocks of the sources, the settings of the destination (refresh interval, \
-                       replicas) and the claim in the state database yourself";
+const REMAINS: &str = "look after the write blocks of the sources, the destination's settings and its alias \
+                       INDEX-merge-writer, and the claim in the state database yourself: docs/failure-modes.md lists them";
 
 fn timed_out(what: &str, limit: Duration) -> Failure {
     Failure {

@@ -261,8 +261,7 @@ pub(super) fn happenings(
         &message,
     ));
     if previous.quarantined.unwrap_or(0) == 0 && next.quarantined.unwrap_or(0) > 0 {
-        let note =
-            "chunks could not be copied and are kept aside, each with its reason; see the table quarantine";
+        let note = "chunks could not be copied and are kept aside; es-index-merge quarantine list tells why";
         happenings.push(Happening::warning("Quarantined", note));
     }
     if let (None | Some(0), Some(first)) = (previous.attention_total, next.attention.first()) {

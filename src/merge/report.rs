@@ -31,9 +31,9 @@ pub struct Report {
     pub lag: Option<Duration>,
     /// Name and uuid of the destination index.
     pub destination: Option<(String, String)>,
-    /// Collections that need a person, by id, at most 20.
+    /// What needs a person, the gravest first, at most 20.
     pub attention: Vec<Attention>,
-    /// How many there are in all.
+    /// How many such entries there are in all.
     pub attention_total: u64,
     /// Chunks in quarantine.
     pub quarantined: u64,
@@ -222,7 +222,7 @@ fn progress(phase: Phase, rows: &Rows, pace: &mut Pace, now: Timestamp) -> Progr
     }
 }
 
-/// Everything that needs a person, by collection id. What is stored with a source is `Reason: message`.
+/// Everything that needs a person, the gravest first, then by collection id. What is stored with a source is `Reason: message`.
 fn attention(rows: &Rows) -> Vec<Attention> {
     let Rows { sources, memo, .. } = rows;
     let mut all: Vec<Attention> = memo
@@ -270,7 +270,9 @@ fn attention(rows: &Rows) -> Vec<Attention> {
             all.push(Attention {
                 collection,
                 reason: "CollectionMissing".to_owned(),
-                message: format!("the index {name} belongs to no collection and is left alone"),
+                message: format!(
+                    "the index {name} belongs to no collection and is left alone; delete it if nobody needs it"
+                ),
             });
         }
     }

@@ -379,12 +379,12 @@ async fn load_lanes(engine: &Engine, stored: &[SourceRow]) -> Result<(), MergeEr
 fn unreadable(info: &IndexInfo) -> Option<&'static str> {
     if !info.source_complete {
         return Some(
-            "SourceDisabled: its mapping leaves fields out of _source, so its documents cannot be read whole",
+            "SourceDisabled: its mapping leaves fields out of _source, so its documents cannot be read whole; exclude the collection, and index it anew from the original documents",
         );
     }
     if !info.seq_no_searchable {
         return Some(
-            "SequenceNumbersDisabled: index.disable_sequence_numbers is set, so its log cannot be walked",
+            "SequenceNumbersDisabled: index.disable_sequence_numbers is set, so its log cannot be walked; reindex it into an index without that setting, or exclude the collection",
         );
     }
     if i64::from(info.max_result_window) < MAX_WINDOW {
