@@ -30,7 +30,7 @@ demo-questions: ## Ask the demo's merged index some questions, by text and by ve
 demo-down: ## End the demo and remove its data
 	$(DEMO) down
 
-bench: release ## Measure against _reindex, elasticdump, a script and the limit (an hour or more)
+bench: release ## Measure against _reindex, elasticdump, a script and the limit (some hours)
 	$(CARGO_TARGET_DIR)/release/bench --report bench-report.md
 
 bench-quick: release ## The same with less data and one turn each
