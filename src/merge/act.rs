@@ -85,6 +85,32 @@ pub(super) async fn act(
     done.map(|()| true)
 }
 
+/// What the source cluster refuses, or answers as if it were asked about something else, may be due to an index that is
+/// another one by now, or behind an alias, or gone: the next step speaks of those that are there.
+pub(super) async fn look_for_sources_anew(
+    engine: &Engine,
+    spec: &ValidMerge,
+    action: &Action,
+    error: &MergeError,
+) {
+    let MergeError::Source(refusal) = error else { return };
+    let reads_what_was_resolved = matches!(
+        action,
+        Action::RunWorkers(_)
+            | Action::PlanPass(_)
+            | Action::FollowDeletions
+            | Action::BlockSources
+            | Action::PlanLastPass
+            | Action::ReconcileKeys
+    );
+    if refusal.is_transient() || !reads_what_was_resolved {
+        return;
+    }
+    if let Err(error) = sources::resolve(engine, spec).await {
+        tracing::debug!(%error, "the sources cannot be resolved anew");
+    }
+}
+
 /// Tries again what failed. The token is stored last: until then all of it is done again.
 async fn retry(engine: &Engine, spec: &ValidMerge, phase: Phase) -> Result<(), MergeError> {
     let units = engine.state.retry_now(engine.id).await?;

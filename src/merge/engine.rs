@@ -231,8 +231,13 @@ impl Engine {
             if !self.still_decides().await? {
                 return self.help(now).await;
             }
-            if !act::act(self, &spec, action, seen.phase, now).await? {
-                break;
+            match act::act(self, &spec, action, seen.phase, now).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    act::look_for_sources_anew(self, &spec, action, &error).await;
+                    return Err(error);
+                }
             }
         }
         let changed = decided.actions.iter().any(Action::changes_what_is_seen);

@@ -366,6 +366,11 @@ fn finish() -> Plan {
     go(vec![Action::Finish, Action::Enter(Phase::Completed)])
 }
 
+/// Whether something of the present pass is left to be done.
+pub(super) fn is_unfinished(spec: &ValidMerge, seen: &Observation) -> bool {
+    finish_pass(spec, seen).is_some()
+}
+
 /// Copy what is planned, compare what is copied, delete what was deleted.
 fn finish_pass(spec: &ValidMerge, seen: &Observation) -> Option<Plan> {
     if seen.copy.open > 0 {

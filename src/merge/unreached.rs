@@ -23,10 +23,12 @@ enum Reason {
     WayBack,
     /// An attempt to cut over is to be given up.
     Cutover,
+    /// No attempt is under way: what an earlier one left comes off.
+    LeftOver,
 }
 
-/// Lifts the blocks of a complete merge that is asked to go back, and gives an attempt to cut over up that took too long or
-/// is suspended.
+/// Lifts the blocks of a complete merge that is asked to go back, and those that an attempt left which is over; gives one up
+/// that took too long or is suspended.
 pub(super) async fn serve_writers(
     merge: &ValidMerge,
     secrets: &Secrets,
@@ -36,7 +38,8 @@ pub(super) async fn serve_writers(
     let state = State::connect(&secrets.state, &merge.state_schema).await?;
     let row = state.merge_of(&merge.owner, &merge.identity()).await?;
     let Some(row) = row.filter(|row| row.released_at.is_none()) else { return Ok(()) };
-    if reason(merge, &row, now)?.is_none() {
+    let Some(why) = reason(merge, &row, now)? else { return Ok(()) };
+    if why != Reason::Cutover && !state.sources(row.id).await?.iter().any(|source| source.blocked_by_us) {
         return Ok(());
     }
     let source = preflight::source(merge, secrets).await.map_err(MergeError::Source)?;
@@ -56,6 +59,10 @@ pub(super) async fn serve_writers(
             act::abandon(&state, &source, row.id, why, now).await?;
             state.enter_phase(row.id, Phase::CuttingOver.as_str(), Phase::Synced.as_str()).await?;
         }
+        Some(Reason::LeftOver) => {
+            act::lift_blocks(&state, &source, row.id, |_| true).await?;
+            tracing::info!("writes that an earlier attempt to cut over refused are allowed again");
+        }
         None => {}
     }
     Ok(state.end_step(row.id, process).await?)
@@ -63,16 +70,23 @@ pub(super) async fn serve_writers(
 
 fn reason(merge: &ValidMerge, row: &MergeRow, now: Timestamp) -> Result<Option<Reason>, MergeError> {
     let reason = match Phase::parse(&row.phase) {
-        Some(Phase::Completed) if merge.cutover.source_writes == SourceWrites::Allow => Some(Reason::WayBack),
+        Some(Phase::Completed) => {
+            (merge.cutover.source_writes == SourceWrites::Allow).then_some(Reason::WayBack)
+        }
         Some(Phase::CuttingOver) => {
             let memo = parse_memo(row)?;
-            let is_decided =
-                memo.cutover.handed_over || memo.verdict.is_some_and(|verdict| !verdict.positive);
-            let started_at = memo.cutover.started_at.filter(|_| !is_decided);
-            let is_over = |&started_at: &Timestamp| merge.suspend || is_overdue(started_at, merge, now);
-            started_at.filter(is_over).map(|_| Reason::Cutover)
+            let is_negative = memo.verdict.is_some_and(|verdict| !verdict.positive);
+            match memo.cutover.started_at {
+                _ if memo.cutover.handed_over => None,
+                Some(started_at) if !is_negative => {
+                    let is_over = merge.suspend || is_overdue(started_at, merge, now);
+                    is_over.then_some(Reason::Cutover)
+                }
+                Some(_) | None => Some(Reason::LeftOver),
+            }
         }
-        _ => None,
+        Some(_) => Some(Reason::LeftOver),
+        None => None,
     };
     Ok(reason)
 }

@@ -14,11 +14,12 @@ use super::{MergeId, Result, State, StateError};
 
 impl State {
     /// Takes the lease, or renews it if `process` has it: `true` if it is that process's until `lease` from now, by
-    /// the database's clock.
+    /// the database's clock. One that ends later than any can is void: the clock was set back since.
     pub async fn take_step(&self, merge: MergeId, process: &str, lease: Duration) -> Result<bool> {
         let take = sqlx::query(
             "UPDATE merge SET stepper = $2, stepper_until = clock_timestamp() + make_interval(secs => $3) \
-             WHERE id = $1 AND (stepper = $2 OR stepper IS NULL OR stepper_until < clock_timestamp())",
+             WHERE id = $1 AND (stepper = $2 OR stepper IS NULL OR stepper_until < clock_timestamp() \
+                                OR stepper_until > clock_timestamp() + make_interval(secs => 4 * $3))",
         );
         self.change_lease(
             "taking the lease of a step",

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::sources::readable;
 use super::{blocks, destination, passes};
-use crate::elastic::{Cluster, IndexName, PrimaryStats};
+use crate::elastic::{Cluster, ErrorCategory, IndexName, PrimaryStats};
 use crate::merge::engine::{Engine, edit_memo};
 use crate::merge::error::MergeError;
 use crate::merge::memo::{CutoverMemo, Memo};
@@ -185,7 +185,9 @@ async fn set_aliases(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Resu
     }
     engine.edit_memo(|memo| memo.cutover.handed_over = true).await?;
     if let Err(error) = engine.destination.update_aliases(&json!(aliases)).await {
-        if !error.is_transient() {
+        // Else the aliases may be there already, and applications may write to the destination.
+        let is_refusal = !error.is_transient() && error.category() != ErrorCategory::BadAnswer;
+        if is_refusal {
             // Nobody is refused until somebody mends it.
             let reason = format!("spec.cutover.aliases: {error}");
             abandon(&engine.state, &engine.source, engine.id, &reason, now).await?;

@@ -25,6 +25,7 @@ use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::memo::{Rechecked, WithoutIndex};
 use crate::merge::observe::{active, parse_memo};
+use crate::merge::plan::is_unfinished;
 use crate::merge::valid::{SourceWrites, ValidMerge};
 use crate::state::{
     CollectionVerdict, Counts, QuarantineFilter, QuarantinedRow, SourceId, SourceRow, SourceState, storable,
@@ -49,6 +50,10 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge, now: Timestamp
         || !super::destination::still_holds_what_was_written(engine).await?
     {
         // More is to be copied, compared or waited for first; this is done again after it.
+        return Ok(());
+    }
+    if stats.is_none() && is_unfinished(spec, &engine.observe().await?.0) {
+        // The same: what is back may have been away in the middle of the last pass.
         return Ok(());
     }
     let is_blocked = spec.cutover.source_writes == SourceWrites::Block;

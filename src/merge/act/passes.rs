@@ -142,7 +142,8 @@ fn planned_ends(shards: &[ShardRow]) -> PlannedEnds {
         .collect()
 }
 
-/// What to plan on one shard; `None` if its log has not grown.
+/// What to plan on one shard; `None` if its log is the one that was planned, and has not grown. One that was set back to
+/// the time when it was empty has nothing to copy, but it is another one.
 fn target(
     source: &SourceRow,
     shard: &PrimaryStats,
@@ -150,11 +151,10 @@ fn target(
     is_new: bool,
 ) -> Option<ShardTarget> {
     let to = shard.global_checkpoint + 1;
-    let from = planned
-        .get(&(source.id, shard.shard))
-        .filter(|(history, _)| *history == shard.history_uuid)
-        .map_or(0, |(_, end)| *end);
-    (to > from).then(|| ShardTarget {
+    let known = planned.get(&(source.id, shard.shard));
+    let is_another = known.is_some_and(|(history, _)| *history != shard.history_uuid);
+    let from = known.filter(|_| !is_another).map_or(0, |(_, end)| *end);
+    (to > from || is_another).then(|| ShardTarget {
         source: source.id,
         shard: shard.shard,
         history_uuid: shard.history_uuid.clone(),

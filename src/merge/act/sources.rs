@@ -141,7 +141,7 @@ fn leave_out_shared(matched: &mut Matched, merged: &[SourceRow]) {
 pub(super) type Stats = BTreeMap<IndexName, Vec<PrimaryStats>>;
 
 /// Resolves the sources anew and stores them; purges those that are gone. Returns the statistics of the indices found,
-/// unless a source was set aside or given up since they were read.
+/// unless they are not the sources that were read so far: one was set aside or given up, or is new or back.
 pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<Option<Stats>, MergeError> {
     let rows = engine.collections.list().await?;
     let catalog = engine.source.resolve().await.map_err(MergeError::Source)?;
@@ -173,17 +173,22 @@ pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<Option
     let collections: BTreeSet<i64> = rows.iter().map(|row| row.id).collect();
     retire(engine, spec, &stored, &fresh, &collections, &matched).await?;
 
-    load_lanes(engine, &stored).await?;
+    let is_fresh = |source: &SourceRow| fresh.contains(&(source.collection_id, source.index_uuid.as_str()));
+    // Others may be behind an alias by now, or gone.
+    load_lanes(engine, active(&stored).filter(|source| is_fresh(source))).await?;
     // As they are now: some may have been set aside.
     let stored = engine.state.sources(engine.id).await?;
-    let is_fresh = |source: &SourceRow| fresh.contains(&(source.collection_id, source.index_uuid.as_str()));
     if stored.iter().any(|source| source.state == SourceState::Gone && is_fresh(source)) {
         // Given up since, by a worker that found it gone, and it is there.
         engine.state.upsert_sources(engine.id, &found).await?;
     }
     report_attention(engine, &before, &stored, &matched).await?;
-    let is_whole = active(&stored).count() == found.len();
-    Ok(is_whole.then_some(stats))
+    let was_active = |source: &NewSource| {
+        let before = known.get(&(source.collection_id, source.index_uuid.as_str()));
+        before.is_some_and(|before| before.state == SourceState::Active)
+    };
+    let is_as_before = active(&stored).count() == found.len() && found.iter().all(was_active);
+    Ok(is_as_before.then_some(stats))
 }
 
 /// What is gone is purged, so an empty world is believed only if it is the world that this merge began with.
@@ -226,7 +231,7 @@ pub(super) async fn ensure_lanes(engine: &Engine) -> Result<(), MergeError> {
     if !known.is_empty() && active(&stored).all(|source| known.contains_key(&source.index_uuid)) {
         return Ok(());
     }
-    load_lanes(engine, &stored).await
+    load_lanes(engine, active(&stored)).await
 }
 
 /// Statistics of the indices that answered, and why the others did not.
@@ -348,11 +353,14 @@ pub(super) fn index_name(source: &SourceRow) -> Result<IndexName, MergeError> {
     stored_index(&source.index_name)
 }
 
-/// Looks up how each active source is read; one that cannot be read without loss is set aside.
-async fn load_lanes(engine: &Engine, stored: &[SourceRow]) -> Result<(), MergeError> {
+/// Looks up how each of these active sources is read; one that cannot be read without loss is set aside.
+async fn load_lanes<'a>(
+    engine: &Engine,
+    active: impl Iterator<Item = &'a SourceRow>,
+) -> Result<(), MergeError> {
     let mut known = engine.pool.known_lanes();
     let mut wanted: BTreeMap<IndexName, &SourceRow> = BTreeMap::new();
-    for source in active(stored).filter(|source| !known.contains_key(source.index_uuid.as_str())) {
+    for source in active.filter(|source| !known.contains_key(source.index_uuid.as_str())) {
         wanted.insert(index_name(source)?, source);
     }
     let names: Vec<IndexName> = wanted.keys().cloned().collect();

@@ -14,7 +14,7 @@ use crate::chunk::{self, Cuts, Input, Parsed, Refusal, Transform};
 use crate::elastic::{BulkBody, BulkVersioning, Hit};
 use crate::merge::error::MergeError;
 use crate::merge::version::of_copy;
-use crate::state::{Counts, LeasedUnit, Quarantined, SourceCuts};
+use crate::state::{Counts, LeasedUnit, Quarantined, SourceCuts, SourceId};
 
 /// The version that a server gives to a chunk that is new.
 const FIRST_VERSION: i64 = 1;
@@ -150,7 +150,7 @@ fn transform_blocking(
             out.postponed.push(place);
             continue;
         }
-        if window.unit.is_follow_up && hit.version > FIRST_VERSION {
+        if is_updated(window, hit) {
             out.updated.push(Updated { place, key: parsed.destination_id().to_owned() });
         }
         let version = of_copy(window.unit.pass, window.unit.shard, hit.seq_no);
@@ -186,9 +186,11 @@ async fn write(
     settled: &mut [Settled],
 ) -> Result<(), MergeError> {
     watch(shared, windows, &transformed.updated).await?;
+    let mut doubtful = BTreeSet::new();
     for (place, refusal) in transformed.refused {
         let window = &windows[place.window];
         let hit = &window.page.hits[place.hit];
+        doubtful.extend(left_behind(window, hit));
         let row = quarantined(&window.unit, hit, None, refusal.class.as_str(), refusal.reason);
         settled[place.window].counts.quarantined += 1;
         settled[place.window].quarantined.push(row);
@@ -211,6 +213,7 @@ async fn write(
                     counts.quarantined += 1;
                     let window = &windows[place.window];
                     let hit = &window.page.hits[place.hit];
+                    doubtful.extend(left_behind(window, hit));
                     settled[place.window].quarantined.push(quarantined(
                         &window.unit,
                         hit,
@@ -222,7 +225,19 @@ async fn write(
             }
         }
     }
-    Ok(())
+    // Before the checkpoint: after it nobody looks at these chunks again.
+    Ok(shared.context.state.doubt_keys(shared.context.id, &doubtful).await?)
+}
+
+/// The shard of a chunk that is not written, if the destination may hold it as it was before it was updated: in no place
+/// of the log does it live any more, and where another chunk takes another's key meanwhile, the counts agree.
+fn left_behind(window: &ReadWindow, hit: &Hit) -> Option<(SourceId, i32)> {
+    is_updated(window, hit).then_some((window.unit.source, window.unit.shard))
+}
+
+/// Whether the chunk was updated since its shard was copied before.
+fn is_updated(window: &ReadWindow, hit: &Hit) -> bool {
+    window.unit.is_follow_up && hit.version > FIRST_VERSION
 }
 
 fn add_cuts(settled: &mut Settled, unit: &LeasedUnit, cuts: &Cuts) {

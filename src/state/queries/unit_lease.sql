@@ -1,4 +1,5 @@
 -- The largest available units (a late start of a large one would make the tail long), as many as fit.
+-- A lease or a wait that ends later than any can (20 s, 64 s) is void: the clock was set back since.
 -- Rows locked by a checkpoint or a renewal are leased anyway, so they are skipped.
 WITH candidate AS (
     SELECT u.id, u.estimated_documents
@@ -6,7 +7,7 @@ WITH candidate AS (
     WHERE u.merge = $1
       AND u.kind = $2
       AND u.state = 'open'
-      AND u.available_at <= now()
+      AND (u.available_at <= now() OR u.available_at > now() + interval '5 minutes')
       AND (SELECT s.state FROM source s WHERE s.id = u.source) = 'active'
       AND EXISTS (SELECT FROM merge m WHERE m.id = $1 AND m.released_at IS NULL)
     ORDER BY u.estimated_documents DESC, u.id

@@ -36,6 +36,9 @@ pub async fn follow(engine: &Engine) -> Result<(), MergeError> {
     let quarantine = if suspects.is_empty() {
         Vec::new()
     } else {
+        // What the pass wrote must be found.
+        let destination = std::slice::from_ref(&engine.merge.destination.index);
+        engine.destination.refresh(destination).await.map_err(MergeError::Destination)?;
         engine.state.quarantine_list(engine.id, &QuarantineFilter::default()).await?
     };
     let quarantine = Quarantine::new(quarantine);
