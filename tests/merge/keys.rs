@@ -3,6 +3,7 @@
 
 use demo::cluster::Method;
 use demo::seed::bulk::Bulk;
+use serde_json::Value;
 
 use crate::deletions::held;
 use crate::scene::{DIMENSIONS, Flavor, Scene};
@@ -105,4 +106,28 @@ async fn a_chunk_that_takes_a_key_whose_writer_is_gone_is_a_collision_too() {
     let run = scene.run(&scene.manifest(DIMENSIONS)).await;
     assert!(!run.success, "a chunk is lost behind equal counts: {run:?}");
     assert_eq!(in_quarantine(&scene).await, [("settler".to_owned(), "Collision".to_owned())]);
+}
+
+/// What the refused chunk was before stays in the destination, in place of a chunk whose words were written over; and no
+/// chunk is compared.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_taken_is_found_although_an_update_that_is_refused_evens_the_counts_out() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = in_step(&scene, 1).await;
+    let document = scene.first_id;
+    let mut refused: Value = serde_json::from_str(&Chunk(document, 50, "cannot be found").source()).unwrap();
+    assert!(refused.as_object_mut().unwrap().remove("embedding").is_some());
+    let mover = format!("/{}/_doc/mover?refresh=true", shelf.index);
+    scene.source_cluster.put(&mover, &refused).await.unwrap();
+    put_as(&scene, &shelf, "taker", Chunk(document, 51, "has the key of another one")).await;
+    let manifest = scene.manifest(DIMENSIONS);
+    let counted = manifest
+        .replace("maxQuarantined: 0", "maxQuarantined: 1")
+        .replace("  contract:", "  verification: {mode: Counts}\n  contract:");
+    let run = scene.run(&counted).await;
+    assert!(!run.success, "a chunk is lost behind equal counts: {run:?}");
+    // A verdict, which it came to with that manifest.
+    assert_eq!(scene.phase().await.as_deref(), Some("Failed"), "{run:?}");
+    assert!(counted.contains("maxQuarantined: 1") && counted.contains("mode: Counts"));
+    assert!(!shelf.in_destination().await.contains_key(&(document, 50)), "it is there as it was before");
 }
