@@ -324,6 +324,29 @@ async fn one_that_took_too_long_serves_writers_again_although_the_destination_ca
     completes(&scene, &shelf).await;
 }
 
+/// A process gave an attempt up, and died before it lifted the blocks.
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_of_an_attempt_that_is_over_come_off_although_the_destination_cannot_be_reached() {
+    let scene = Scene::new(Flavor::V9, Flavor::V8).await;
+    let shelf = with_late_chunks(&scene).await;
+    let manifest = crawling(&scene, 1, "5m");
+    let session = Session::start(&manifest).await;
+    wait_for_block(&scene, &shelf).await;
+    session.kill().await;
+    let given_up = "UPDATE es_index_merge.merge SET memo = memo #- '{cutover,started_at}', stepper = NULL";
+    assert_eq!(sqlx::query(given_up).execute(&scene.pool).await.unwrap().rows_affected(), 1);
+    assert_eq!(scene.phase().await.as_deref(), Some("CuttingOver"));
+    assert!(is_blocked(&scene, &shelf.index).await);
+
+    let run = scene.run(&without_destination(&manifest)).await;
+    assert!(!run.success && run.output.contains("spec.destination"), "{run:?}");
+    assert!(!is_blocked(&scene, &shelf.index).await, "writers are refused for ever");
+    shelf.put_document(scene.first_id + 2, 3, "writers are served again").await;
+    let no_pause = "UPDATE es_index_merge.merge SET memo = jsonb_set(memo, '{cutover,retry_at}', 'null')";
+    sqlx::query(no_pause).execute(&scene.pool).await.unwrap();
+    completes(&scene, &shelf).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_way_back_needs_no_destination() {
     let scene = Scene::new(Flavor::V9, Flavor::V8).await;
