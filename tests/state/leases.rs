@@ -81,6 +81,34 @@ async fn a_lease_ends_by_the_clock_of_the_database() {
     .expect("the lease ends");
 }
 
+/// As after the database's clock was set back: nobody would wait for their end.
+#[tokio::test]
+async fn leases_that_end_hours_ahead_are_void_and_those_that_end_soon_hold() {
+    let fixture = Fixture::new().await;
+    let (state, merge) = (&fixture.state, fixture.merge);
+    fixture.one_unit(100).await;
+    let first = fixture.lease("other").await;
+    let let_leases_end_in = async |interval: &str| {
+        let end = format!("now() + interval '{interval}'");
+        let statements = format!(
+            "UPDATE merge SET stepper = 'other', stepper_until = {end}; UPDATE unit SET available_at = {end}"
+        );
+        fixture.sql(&statements).await;
+    };
+    let_leases_end_in("10 seconds").await;
+    assert!(!state.take_step(merge, "a", LEASE).await.unwrap());
+    assert!(fixture.lease("a").await.is_empty());
+
+    let_leases_end_in("3 hours").await;
+    assert!(state.take_step(merge, "a", LEASE).await.unwrap(), "nobody decides for three hours");
+    assert!(!state.keep_step(merge, "other", LEASE).await.unwrap());
+    let second = fixture.lease("a").await;
+    let leased: Vec<_> = second.iter().map(|unit| (unit.id, unit.epoch)).collect();
+    assert_eq!(leased, [(first[0].id, first[0].epoch + 1)]);
+    let late = state.checkpoint(merge, &[advance(&first[0], 10)], &[], &[]).await.unwrap();
+    assert!(late.is_empty());
+}
+
 #[tokio::test]
 async fn what_is_given_back_goes_on_at_the_last_checkpoint() {
     let fixture = Fixture::new().await;
