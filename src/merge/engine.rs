@@ -206,7 +206,7 @@ impl Engine {
         }
         let result = tokio::select! {
             result = self.decide(now) => result,
-            () = self.lose_step() => self.help(now).await,
+            () = lose_step(&self.state, self.id, &self.process) => self.help(now).await,
         };
         if let Err(error) = self.state.end_step(self.id, &self.process).await {
             tracing::debug!(%error, "the lease of a step was not given back; it runs out by itself");
@@ -253,25 +253,6 @@ impl Engine {
     /// Whether this process still has the lease of the step; renews it. Asked before what must not be done late.
     pub(super) async fn still_decides(&self) -> Result<bool, MergeError> {
         Ok(self.state.keep_step(self.id, &self.process, STEP_LEASE).await?)
-    }
-
-    /// Renews the lease of the step; resolves when somebody else has it.
-    async fn lose_step(&self) {
-        let mut renewed = Instant::now();
-        loop {
-            tokio::time::sleep(STEP_RENEWAL).await;
-            let asked = Instant::now();
-            match self.state.keep_step(self.id, &self.process, STEP_LEASE).await {
-                Ok(true) => renewed = asked,
-                Ok(false) => return,
-                // Postgres may answer others.
-                Err(error) if renewed.elapsed() >= STEP_LEASE => {
-                    tracing::info!(%error, "the lease of a step ran out");
-                    return;
-                }
-                Err(error) => tracing::debug!(%error, "the lease of a step could not be renewed"),
-            }
-        }
     }
 
     /// A step while another process decides.
@@ -332,6 +313,25 @@ impl Engine {
         let mut pace = self.pace.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let lanes = self.pool.lanes();
         report::report(&report::Inputs { spec, seen, rows, next, waiting, lanes, now }, &mut pace)
+    }
+}
+
+/// Renews the lease of the step; resolves when somebody else has it.
+pub(super) async fn lose_step(state: &State, id: MergeId, process: &str) {
+    let mut renewed = Instant::now();
+    loop {
+        tokio::time::sleep(STEP_RENEWAL).await;
+        let asked = Instant::now();
+        match state.keep_step(id, process, STEP_LEASE).await {
+            Ok(true) => renewed = asked,
+            Ok(false) => return,
+            // Postgres may answer others.
+            Err(error) if renewed.elapsed() >= STEP_LEASE => {
+                tracing::info!(%error, "the lease of a step ran out");
+                return;
+            }
+            Err(error) => tracing::debug!(%error, "the lease of a step could not be renewed"),
+        }
     }
 }
 

@@ -103,6 +103,10 @@ pub async fn preview(merge: &ValidMerge, secrets: &Secrets) -> Result<Preview, M
     let (Some(source), Some(destination), Some(database)) = (source, destination, database) else {
         return Err(MergeError::Problems { category: MergeCategory::ChecksFailed, problems });
     };
+    if problems.iter().any(|problem| problem.may_pass) {
+        // Something does not answer now: it is not asked for more.
+        return Err(MergeError::Problems { category: MergeCategory::ChecksFailed, problems });
+    }
     let matched = match matched(merge, &source, &database).await {
         Ok(matched) => matched,
         Err(error) => return Err(failed(problems, error)),

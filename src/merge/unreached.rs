@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 
 use super::act;
-use super::engine::STEP_LEASE;
+use super::engine::{STEP_LEASE, lose_step};
 use super::error::MergeError;
 use super::observe::parse_memo;
 use super::phase::Phase;
@@ -14,7 +14,8 @@ use super::plan::is_overdue;
 use super::preflight;
 use super::secrets::Secrets;
 use super::valid::{SourceWrites, ValidMerge};
-use crate::state::{MergeRow, State};
+use crate::elastic::Cluster;
+use crate::state::{MergeId, MergeRow, State};
 
 /// Why writers are not to be refused any more.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,25 +48,40 @@ pub(super) async fn serve_writers(
         // Somebody who reaches everything decides.
         return Ok(());
     }
-    // As it is now that nobody else decides.
-    let row = state.merge(row.id).await?.unwrap_or(row);
+    tokio::select! {
+        served = serve(merge, &state, &source, row.id, now) => served?,
+        () = lose_step(&state, row.id, process) => return Ok(()),
+    }
+    Ok(state.end_step(row.id, process).await?)
+}
+
+/// With the lease for a step, so that nobody else decides.
+async fn serve(
+    merge: &ValidMerge,
+    state: &State,
+    source: &Cluster,
+    id: MergeId,
+    now: Timestamp,
+) -> Result<(), MergeError> {
+    // As it is now.
+    let Some(row) = state.merge(id).await? else { return Ok(()) };
     match reason(merge, &row, now)? {
         Some(Reason::WayBack) => {
-            act::lift_blocks(&state, &source, row.id, |_| true).await?;
+            act::lift_blocks(state, source, id, |_| true).await?;
             tracing::info!("writes to the sources of a complete merge are allowed again");
         }
         Some(Reason::Cutover) => {
             let why = "not everything that it needs can be reached";
-            act::abandon(&state, &source, row.id, why, now).await?;
-            state.enter_phase(row.id, Phase::CuttingOver.as_str(), Phase::Synced.as_str()).await?;
+            act::abandon(state, source, id, why, now).await?;
+            state.enter_phase(id, Phase::CuttingOver.as_str(), Phase::Synced.as_str()).await?;
         }
         Some(Reason::LeftOver) => {
-            act::lift_blocks(&state, &source, row.id, |_| true).await?;
+            act::lift_blocks(state, source, id, |_| true).await?;
             tracing::info!("writes that an earlier attempt to cut over refused are allowed again");
         }
         None => {}
     }
-    Ok(state.end_step(row.id, process).await?)
+    Ok(())
 }
 
 fn reason(merge: &ValidMerge, row: &MergeRow, now: Timestamp) -> Result<Option<Reason>, MergeError> {

@@ -1,6 +1,6 @@
 //! Quarantine: chunks that could not be moved, with their original, so that nothing is lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::PgConnection;
 
@@ -137,6 +137,27 @@ impl State {
         .fetch_optional(&self.pool)
         .await
         .map_err(StateError::during("reading a chunk in quarantine"))
+    }
+
+    /// The shards of these chunks, which were updated and are not written, but for the chunks that are in quarantine
+    /// already: of those the destination holds no former words.
+    pub async fn left_behind(
+        &self,
+        merge: MergeId,
+        chunks: &[(SourceId, i32, &str)],
+    ) -> Result<BTreeSet<(SourceId, i32)>> {
+        if chunks.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let rows: Vec<(SourceId, i32)> = sqlx::query_as(include_str!("queries/quarantine_left_behind.sql"))
+            .bind(merge)
+            .bind(chunks.iter().map(|(source, _, _)| *source).collect::<Vec<_>>())
+            .bind(chunks.iter().map(|(_, shard, _)| *shard).collect::<Vec<_>>())
+            .bind(chunks.iter().map(|(_, _, chunk)| storable(chunk)).collect::<Vec<_>>())
+            .fetch_all(&self.pool)
+            .await
+            .map_err(StateError::during("looking for chunks in quarantine"))?;
+        Ok(rows.into_iter().collect())
     }
 
     /// Takes chunks out of quarantine whose refused state exists no more: the chunk was deleted or a newer

@@ -182,7 +182,7 @@ pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<Option
         // Given up since, by a worker that found it gone, and it is there.
         engine.state.upsert_sources(engine.id, &found).await?;
     }
-    report_attention(engine, &before, &stored, &matched).await?;
+    store_findings(engine, &before, &stored, &matched).await?;
     let was_active = |source: &NewSource| {
         let before = known.get(&(source.collection_id, source.index_uuid.as_str()));
         before.is_some_and(|before| before.state == SourceState::Active)
@@ -421,8 +421,8 @@ async fn destination(engine: &Engine) -> Result<IndexInfo, MergeError> {
     })
 }
 
-/// Stores why a collection needs a person, and clears what no longer holds.
-async fn report_attention(
+/// Stores what was found out beside the sources themselves: why a collection needs a person, and what no longer holds.
+async fn store_findings(
     engine: &Engine,
     before: &[SourceRow],
     stored: &[SourceRow],
@@ -435,8 +435,13 @@ async fn report_attention(
             engine.state.set_attention(engine.id, source.collection_id, None).await?;
         }
     }
+    // The last pass covers what was there all the time: what was away is walked again.
+    let was_there: BTreeSet<SourceId> = active(before).map(|source| source.id).collect();
+    let stayed: BTreeSet<SourceId> =
+        active(stored).map(|source| source.id).filter(|id| was_there.contains(id)).collect();
     engine
         .edit_memo(|memo| {
+            memo.cutover.covered.retain(|id| stayed.contains(id));
             memo.without_index = matched.without_index.clone();
             memo.strays = matched.strays.iter().map(ToString::to_string).collect();
         })

@@ -186,11 +186,11 @@ async fn write(
     settled: &mut [Settled],
 ) -> Result<(), MergeError> {
     watch(shared, windows, &transformed.updated).await?;
-    let mut doubtful = BTreeSet::new();
+    let mut not_written = Vec::new();
     for (place, refusal) in transformed.refused {
         let window = &windows[place.window];
         let hit = &window.page.hits[place.hit];
-        doubtful.extend(left_behind(window, hit));
+        not_written.extend(updated_chunk(window, hit));
         let row = quarantined(&window.unit, hit, None, refusal.class.as_str(), refusal.reason);
         settled[place.window].counts.quarantined += 1;
         settled[place.window].quarantined.push(row);
@@ -213,7 +213,7 @@ async fn write(
                     counts.quarantined += 1;
                     let window = &windows[place.window];
                     let hit = &window.page.hits[place.hit];
-                    doubtful.extend(left_behind(window, hit));
+                    not_written.extend(updated_chunk(window, hit));
                     settled[place.window].quarantined.push(quarantined(
                         &window.unit,
                         hit,
@@ -225,14 +225,16 @@ async fn write(
             }
         }
     }
-    // Before the checkpoint: after it nobody looks at these chunks again.
-    Ok(shared.context.state.doubt_keys(shared.context.id, &doubtful).await?)
+    // The destination may hold them as they were before they were updated, and where another chunk takes another's key
+    // meanwhile, the counts agree. Before the checkpoint: after it nobody looks at these chunks again.
+    let super::Context { state, id, .. } = &shared.context;
+    let doubtful = state.left_behind(*id, &not_written).await?;
+    Ok(state.doubt_keys(*id, &doubtful).await?)
 }
 
-/// The shard of a chunk that is not written, if the destination may hold it as it was before it was updated: in no place
-/// of the log does it live any more, and where another chunk takes another's key meanwhile, the counts agree.
-fn left_behind(window: &ReadWindow, hit: &Hit) -> Option<(SourceId, i32)> {
-    is_updated(window, hit).then_some((window.unit.source, window.unit.shard))
+/// The chunk's place among the chunks in quarantine, if it was updated.
+fn updated_chunk<'a>(window: &ReadWindow, hit: &'a Hit) -> Option<(SourceId, i32, &'a str)> {
+    is_updated(window, hit).then_some((window.unit.source, window.unit.shard, hit.id.as_str()))
 }
 
 /// Whether the chunk was updated since its shard was copied before.
