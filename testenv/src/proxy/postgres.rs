@@ -55,7 +55,17 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     stalled: bool,
+    swallowing: bool,
     refusing: bool,
+}
+
+/// What became of one connection.
+#[derive(Debug, Default)]
+struct Fate {
+    /// It is cut as soon as the server answers.
+    cut: AtomicBool,
+    /// Something of it was swallowed.
+    lost: AtomicBool,
 }
 
 impl PostgresProxy {
@@ -114,6 +124,12 @@ impl PostgresProxy {
         self.shared.lock().stalled = true;
     }
 
+    /// What is sent from now on is lost until [`PostgresProxy::clear`]; connections stay open. Nothing passes any more on
+    /// a connection that has lost something, as on one whose other end is gone: a new one is needed.
+    pub fn swallow(&self) {
+        self.shared.lock().swallowing = true;
+    }
+
     /// New connections are closed at once until [`PostgresProxy::clear`].
     pub fn refuse(&self) {
         self.shared.lock().refusing = true;
@@ -143,19 +159,19 @@ impl Shared {
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         let _registered = self.connections.register(&server)?;
-        let swallow = Arc::new(AtomicBool::new(false));
+        let fate = Arc::new(Fate::default());
         let back = {
-            let (shared, swallow) = (Arc::clone(self), Arc::clone(&swallow));
+            let (shared, fate) = (Arc::clone(self), Arc::clone(&fate));
             let (server, client) = (server.try_clone()?, client.try_clone()?);
             thread::Builder::new().name("proxy-back".to_owned()).spawn(move || {
                 // Either side's end is the end of both.
-                let _ = shared.pass_answers(&server, &client, &swallow);
+                let _ = shared.pass_answers(&server, &client, &fate);
                 let _ = client.shutdown(Shutdown::Both);
                 let _ = server.shutdown(Shutdown::Both);
             })?
         };
-        let passed = self.pass_requests(client, &server, &swallow);
-        if !swallow.load(Ordering::SeqCst) {
+        let passed = self.pass_requests(client, &server, &fate);
+        if !fate.cut.load(Ordering::SeqCst) {
             let _ = client.shutdown(Shutdown::Both);
             let _ = server.shutdown(Shutdown::Both);
         }
@@ -164,7 +180,7 @@ impl Shared {
         passed
     }
 
-    fn pass_requests(&self, client: &TcpStream, server: &TcpStream, swallow: &AtomicBool) -> io::Result<()> {
+    fn pass_requests(&self, client: &TcpStream, server: &TcpStream, fate: &Fate) -> io::Result<()> {
         let mut buffer = vec![0; 64 << 10];
         let (mut from, mut to) = (client, server);
         loop {
@@ -173,6 +189,9 @@ impl Shared {
                 return Ok(());
             }
             self.wait_while_stalled();
+            if self.swallows(fate) {
+                continue;
+            }
             let part = &buffer[..read];
             let commits =
                 COMMITS.iter().any(|commit| part.windows(commit.len()).any(|window| window == *commit));
@@ -181,22 +200,25 @@ impl Shared {
             }
             if commits && self.take(CommitCut::After) {
                 // What comes back now is the answer to the commit: it is the last thing that is read, by the other thread.
-                swallow.store(true, Ordering::SeqCst);
+                fate.cut.store(true, Ordering::SeqCst);
                 return to.write_all(part);
             }
             to.write_all(part)?;
         }
     }
 
-    fn pass_answers(&self, server: &TcpStream, client: &TcpStream, swallow: &AtomicBool) -> io::Result<()> {
+    fn pass_answers(&self, server: &TcpStream, client: &TcpStream, fate: &Fate) -> io::Result<()> {
         let mut buffer = vec![0; 64 << 10];
         let (mut from, mut to) = (server, client);
         loop {
             let read = from.read(&mut buffer)?;
-            if read == 0 || swallow.load(Ordering::SeqCst) {
+            if read == 0 || fate.cut.load(Ordering::SeqCst) {
                 return Ok(());
             }
             self.wait_while_stalled();
+            if self.swallows(fate) {
+                continue;
+            }
             to.write_all(&buffer[..read])?;
         }
     }
@@ -216,6 +238,14 @@ impl Shared {
     fn wait_while_stalled(&self) {
         let waited = self.changed.wait_while(self.lock(), |state| state.stalled);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Whether what was read on that connection is to be lost.
+    fn swallows(&self, fate: &Fate) -> bool {
+        if self.lock().swallowing {
+            fate.lost.store(true, Ordering::SeqCst);
+        }
+        fate.lost.load(Ordering::SeqCst)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
