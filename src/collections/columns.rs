@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::PgPool;
-
 use super::{CollectionsError, Result};
-use crate::postgres::{Category, Failure};
+use crate::postgres::{Category, Failure, Pool};
 
 const DOING: &str = "looking up the tables of the application";
 
@@ -57,7 +55,7 @@ type Table = BTreeMap<String, Column>;
 
 /// Asks the catalog (not `information_schema`, which hides what the user may not read, so that a missing
 /// right would look like a missing table).
-pub(super) async fn look_up(pool: &PgPool) -> Result<Layout> {
+pub(super) async fn look_up(pool: &Pool) -> Result<Layout> {
     let rows: Vec<(String, String, String, bool)> = sqlx::query_as(include_str!("columns.sql"))
         .fetch_all(pool)
         .await

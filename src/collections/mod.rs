@@ -15,14 +15,12 @@ mod rows;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgPool;
-
 pub use crate::postgres::{Category, Login};
 pub use columns::DocumentColumns;
 pub use error::CollectionsError;
 pub use rows::{CollectionRow, DocumentRow};
 
-use crate::postgres::{self, Access, Session};
+use crate::postgres::{self, Access, Pool, Session};
 use columns::Layout;
 
 type Result<T> = std::result::Result<T, CollectionsError>;
@@ -34,7 +32,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The application's tables. Cheap to clone; all clones share one small pool.
 #[derive(Debug, Clone)]
 pub struct Collections {
-    pool: PgPool,
+    pool: Pool,
     layout: Arc<Layout>,
 }
 

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use jiff::Timestamp;
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::AssertSqlSafe;
 
 use super::columns::{DocumentLayout, Layout};
 use super::{CollectionsError, Result};
+use crate::postgres::Pool;
 
 /// Ids are asked for in groups of this size.
 const GROUP: usize = 10_000;
@@ -30,7 +31,7 @@ pub struct DocumentRow {
     pub created: Option<Timestamp>,
 }
 
-pub(super) async fn list(pool: &PgPool, layout: &Layout) -> Result<Vec<CollectionRow>> {
+pub(super) async fn list(pool: &Pool, layout: &Layout) -> Result<Vec<CollectionRow>> {
     let statement = if layout.collection_name {
         "SELECT id::bigint, name::text FROM collection ORDER BY id"
     } else {
@@ -44,7 +45,7 @@ pub(super) async fn list(pool: &PgPool, layout: &Layout) -> Result<Vec<Collectio
 }
 
 pub(super) async fn documents(
-    pool: &PgPool,
+    pool: &Pool,
     layout: &Layout,
     ids: &[i64],
 ) -> Result<HashMap<i64, DocumentRow>> {

@@ -1,5 +1,6 @@
 //! One way to talk to a Postgres server, for the two rooms that do ([`crate::collections`] and
-//! [`crate::state`]): how a URL is read, what a session is set to, and what a failure means.
+//! [`crate::state`]): how a URL is read, what a session is set to, how long it is waited
+//! for, and what a failure means.
 //!
 //! It knows no table. It exists because both rooms face the same servers with the same secrets, and a
 //! second copy of "which error may be retried" or "what of a URL may be printed" would drift.
@@ -8,11 +9,17 @@
 //! holds a password or a URL.
 
 mod error;
+mod pool;
+#[cfg(test)]
+mod pool_tests;
 mod session;
+mod transaction;
 mod url;
 
 pub use error::Category;
 pub(crate) use error::Failure;
+pub(crate) use pool::Pool;
 pub(crate) use session::{Access, Session, check, open};
+pub(crate) use transaction::Transaction;
 pub use url::Login;
 pub(crate) use url::options;

@@ -6,13 +6,16 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
-use sqlx::{Connection, PgPool};
 
 use super::error::Failure;
+use super::pool::{Limits, Pool};
 
 /// How long to wait for a connection: for a new one, or for one of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after the server's own limit for a statement its answer is given up.
+const ANSWER_GRACE: Duration = Duration::from_secs(10);
 
 /// What each connection of a pool is set to.
 #[derive(Debug, Clone)]
@@ -42,12 +45,11 @@ pub(crate) enum Access {
 /// here at once and by name. (A pool would try for its whole time-out and then say only that.)
 pub(crate) async fn check(options: &PgConnectOptions) -> Result<(), Failure> {
     const DOING: &str = "connecting to Postgres";
-    let connecting = PgConnection::connect_with(options);
-    let connection = tokio::time::timeout(ACQUIRE_TIMEOUT, connecting)
+    let connecting = async { PgConnection::connect_with(options).await?.close().await };
+    tokio::time::timeout(ACQUIRE_TIMEOUT, connecting)
         .await
         .map_err(|_| Failure::timed_out(DOING, ACQUIRE_TIMEOUT.as_secs()))?
-        .map_err(|error| Failure::of(DOING, error))?;
-    connection.close().await.map_err(|error| Failure::of(DOING, error))
+        .map_err(|error| Failure::of(DOING, error))
 }
 
 /// A pool that connects in the background, tests a connection before handing it out, and replaces what broke.
@@ -55,14 +57,15 @@ pub(crate) async fn check(options: &PgConnectOptions) -> Result<(), Failure> {
 /// One that is given back is tested too, and cannot be had meanwhile, so that even who asks one thing after the other uses
 /// several. Opening one takes 0.1 s with TLS: sqlx 0.9.0 leaves Nagle's algorithm on, which holds two of its small
 /// messages back until the server acknowledges others.
-pub(crate) fn open(options: PgConnectOptions, session: Session) -> PgPool {
+pub(crate) fn open(options: PgConnectOptions, session: Session) -> Pool {
+    let limits = Limits { acquire: ACQUIRE_TIMEOUT, answer: session.statement_timeout + ANSWER_GRACE };
     let options = options.application_name(session.application_name);
     let ready = session.ready;
-    let pool = PgPoolOptions::new()
+    let driver = PgPoolOptions::new()
         .max_connections(session.connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .acquire_timeout(limits.acquire)
         // What takes longer fails, and says so.
-        .acquire_slow_threshold(ACQUIRE_TIMEOUT)
+        .acquire_slow_threshold(limits.acquire)
         .idle_timeout(Duration::from_mins(5))
         .max_lifetime(Duration::from_mins(30))
         .test_before_acquire(true)
@@ -71,9 +74,10 @@ pub(crate) fn open(options: PgConnectOptions, session: Session) -> PgPool {
             Box::pin(async move { session.apply(connection).await })
         })
         .connect_lazy_with(options);
+    let pool = Pool::new(driver, limits);
     let opened = pool.clone();
     // A failure is met again by whoever needs a connection.
-    tokio::spawn(async move { drop(join_all((0..ready).map(|_| opened.acquire())).await) });
+    tokio::spawn(async move { drop(join_all((0..ready).map(|_| opened.lend())).await) });
     pool
 }
 

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use sqlx::PgConnection;
 use sqlx::types::Json;
 
 use super::invariants::{self, Judgement, UnitFacts};
 use super::quarantine::write_quarantine;
 use super::{MergeId, Quarantined, Result, SourceId, State, StateError, UnitId};
+use crate::postgres::Transaction;
 
 const DOING: &str = "checkpointing";
 
@@ -140,7 +140,7 @@ type LockedRow = (UnitId, i64, i64, i64, i64, bool, bool, bool, Option<Json<BTre
 
 /// Locks in the order of ids, so that two checkpoints never wait for each other in a circle.
 async fn lock(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction,
     merge: MergeId,
     advances: &[Advance],
 ) -> Result<HashMap<UnitId, Locked>> {
@@ -148,7 +148,7 @@ async fn lock(
     let rows: Vec<LockedRow> = sqlx::query_as(include_str!("queries/unit_lock.sql"))
         .bind(merge)
         .bind(ids)
-        .fetch_all(connection)
+        .fetch_all(transaction)
         .await
         .map_err(StateError::during(DOING))?;
     Ok(rows
@@ -163,7 +163,7 @@ async fn lock(
 
 /// Moves the cursors; the statement repeats the whole rule.
 async fn advance(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction,
     merge: MergeId,
     advances: &[Advance],
 ) -> Result<HashSet<UnitId>> {
@@ -184,7 +184,7 @@ async fn advance(
         .bind(column(|advance| advance.counts.compared))
         .bind(column(|advance| advance.counts.different))
         .bind(column(|advance| advance.counts.repaired))
-        .fetch_all(connection)
+        .fetch_all(transaction)
         .await
         .map_err(StateError::during(DOING))?;
     Ok(moved.into_iter().collect())
@@ -192,7 +192,7 @@ async fn advance(
 
 /// What is in quarantine is what the last walk over a window put there: a chunk that went over meanwhile leaves it.
 async fn forget_what_was_said_before(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction,
     units: &HashMap<UnitId, Locked>,
     moved: impl Iterator<Item = &Advance>,
 ) -> Result<()> {
@@ -205,7 +205,7 @@ async fn forget_what_was_said_before(
         .bind(again.iter().map(|advance| advance.unit).collect::<Vec<_>>())
         .bind(again.iter().map(|advance| advance.from).collect::<Vec<_>>())
         .bind(again.iter().map(|advance| advance.to).collect::<Vec<_>>())
-        .execute(connection)
+        .execute(transaction)
         .await
         .map(|_| ())
         .map_err(StateError::during(DOING))
@@ -213,7 +213,7 @@ async fn forget_what_was_said_before(
 
 /// Adds the cuts to those the (locked) units have.
 async fn write_cuts(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction,
     units: &HashMap<UnitId, Locked>,
     cuts: impl Iterator<Item = &SourceCuts>,
 ) -> Result<()> {
@@ -234,7 +234,7 @@ async fn write_cuts(
     sqlx::query(include_str!("queries/unit_cuts.sql"))
         .bind(ids)
         .bind(values)
-        .execute(connection)
+        .execute(transaction)
         .await
         .map(|_| ())
         .map_err(StateError::during(DOING))

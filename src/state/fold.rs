@@ -1,9 +1,8 @@
 //! Units that are done become one for each shard, so that a merge that follows its sources for weeks keeps as few as
 //! one that does so for an hour.
 
-use sqlx::PgConnection;
-
 use super::{MergeId, Result, StateError, UnitId};
+use crate::postgres::Transaction;
 
 const DOING: &str = "folding units that are done";
 
@@ -11,12 +10,12 @@ const DOING: &str = "folding units that are done";
 const MANY: i64 = 64;
 
 /// Folds what is done, and removes what counts nowhere. What is in quarantine stays, with the unit that is kept.
-pub(super) async fn fold(connection: &mut PgConnection, merge: MergeId) -> Result<()> {
+pub(super) async fn fold(transaction: &mut Transaction, merge: MergeId) -> Result<()> {
     let during = StateError::during(DOING);
     let rows: Vec<(UnitId, UnitId)> = sqlx::query_as(include_str!("queries/unit_foldable.sql"))
         .bind(merge)
         .bind(MANY)
-        .fetch_all(&mut *connection)
+        .fetch_all(&mut *transaction)
         .await
         .map_err(&during)?;
     if !rows.is_empty() {
@@ -33,7 +32,7 @@ pub(super) async fn fold(connection: &mut PgConnection, merge: MergeId) -> Resul
             sqlx::query(statement)
                 .bind(&keeps)
                 .bind(&units)
-                .execute(&mut *connection)
+                .execute(&mut *transaction)
                 .await
                 .map_err(&during)?;
         }
@@ -45,7 +44,7 @@ pub(super) async fn fold(connection: &mut PgConnection, merge: MergeId) -> Resul
            AND NOT EXISTS (SELECT FROM quarantine q WHERE q.unit = u.id)",
     )
     .bind(merge)
-    .execute(connection)
+    .execute(transaction)
     .await
     .map(drop)
     .map_err(during)

@@ -76,7 +76,7 @@ impl State {
         // taken, and a worker would go idle while there is work. Ends with the transaction.
         sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('es-index-merge lease ' || $1, 0))")
             .bind(format!("{merge} {}", kind.as_str()))
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await
             .map_err(&during)?;
         let rows = sqlx::query(include_str!("queries/unit_lease.sql"))
@@ -86,7 +86,7 @@ impl State {
             .bind(lease.as_secs_f64())
             .bind(max_units.max(1))
             .bind(max_documents)
-            .fetch_all(&mut *transaction)
+            .fetch_all(&mut transaction)
             .await
             .map_err(&during)?;
         transaction.commit().await.map_err(&during)?;

@@ -203,7 +203,7 @@ impl State {
         let mut transaction = self.pool.begin().await.map_err(&during)?;
         let before: Value = sqlx::query_scalar("SELECT memo FROM merge WHERE id = $1 FOR UPDATE")
             .bind(merge)
-            .fetch_one(&mut *transaction)
+            .fetch_one(&mut transaction)
             .await
             .map_err(&during)?;
         let after = match change(before.clone()) {
@@ -214,11 +214,12 @@ impl State {
             sqlx::query("UPDATE merge SET memo = $2 WHERE id = $1")
                 .bind(merge)
                 .bind(&after)
-                .execute(&mut *transaction)
+                .execute(&mut transaction)
                 .await
                 .map_err(&during)?;
-            transaction.commit().await.map_err(&during)?;
         }
+        // Also without a change: one that is dropped takes its connection with it.
+        transaction.commit().await.map_err(&during)?;
         Ok(Ok(after))
     }
 

@@ -5,11 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::PgConnection;
-
 use super::fold::fold;
 use super::invariants::cut;
 use super::{MergeId, Result, SourceId, State, StateError, UnitKind};
+use crate::postgres::Transaction;
 
 /// Units that are done are folded at each such pass.
 const FOLD_EVERY: i32 = 16;
@@ -93,7 +92,7 @@ impl State {
             include_str!("queries/verify_again_quarantine.sql"),
             include_str!("queries/verify_again_units.sql"),
         ] {
-            sqlx::query(statement).bind(merge).execute(&mut *transaction).await.map_err(&during)?;
+            sqlx::query(statement).bind(merge).execute(&mut transaction).await.map_err(&during)?;
         }
         transaction.commit().await.map_err(&during)
     }
@@ -123,7 +122,7 @@ impl State {
             sqlx::query("UPDATE merge SET pass = $2 WHERE id = $1")
                 .bind(merge)
                 .bind(seen + 1)
-                .execute(&mut *transaction)
+                .execute(&mut transaction)
                 .await
                 .map_err(&during)?;
         }
@@ -140,7 +139,7 @@ impl State {
         let rows: Vec<(SourceId, i32, String, i64, i64)> =
             sqlx::query_as(include_str!("queries/shard_uncompared.sql"))
                 .bind(merge)
-                .fetch_all(&mut *transaction)
+                .fetch_all(&mut transaction)
                 .await
                 .map_err(&during)?;
         let targets: Vec<ShardTarget> = rows
@@ -173,16 +172,16 @@ fn by_shard(targets: &[ShardTarget], split: i64) -> Result<ByShard<'_>> {
 }
 
 /// The number of the last pass; nobody else plans one until the transaction ends.
-async fn lock_pass(connection: &mut PgConnection, merge: MergeId) -> Result<i32> {
+async fn lock_pass(transaction: &mut Transaction, merge: MergeId) -> Result<i32> {
     sqlx::query_scalar("SELECT pass FROM merge WHERE id = $1 FOR NO KEY UPDATE")
         .bind(merge)
-        .fetch_one(connection)
+        .fetch_one(transaction)
         .await
         .map_err(StateError::during(DOING))
 }
 
 async fn plan_locked(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction,
     merge: MergeId,
     kind: UnitKind,
     pass: i32,
@@ -192,17 +191,17 @@ async fn plan_locked(
     if targets.is_empty() {
         return Ok(0);
     }
-    let planned = lock_shards(connection, merge, kind, targets).await?;
+    let planned = lock_shards(transaction, merge, kind, targets).await?;
     let (units, changes) = decide(targets, &planned, split);
-    close_restarted(connection, &changes).await?;
-    insert_units(connection, merge, kind, pass, &units).await?;
-    move_ends(connection, kind, &changes).await?;
+    close_restarted(transaction, &changes).await?;
+    insert_units(transaction, merge, kind, pass, &units).await?;
+    move_ends(transaction, kind, &changes).await?;
     Ok(units.from.len() as u64)
 }
 
 /// The stored history and end of each shard; shards seen for the first time are made, with an end of 0.
 async fn lock_shards(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction,
     merge: MergeId,
     kind: UnitKind,
     targets: &ByShard<'_>,
@@ -218,14 +217,14 @@ async fn lock_shards(
         .bind(histories)
         .bind(targets.values().map(|target| target.to).collect::<Vec<_>>())
         .bind(targets.values().map(|target| target.is_new).collect::<Vec<_>>())
-        .execute(&mut *connection)
+        .execute(&mut *transaction)
         .await
         .map_err(&during)?;
     let rows: Vec<(SourceId, i32, String, i64, i64)> = sqlx::query_as(include_str!("queries/shard_lock.sql"))
         .bind(merge)
         .bind(&sources)
         .bind(&shards)
-        .fetch_all(connection)
+        .fetch_all(transaction)
         .await
         .map_err(&during)?;
     if rows.len() != targets.len() {
@@ -272,7 +271,7 @@ fn decide(
     (units, changes)
 }
 
-async fn close_restarted(connection: &mut PgConnection, changes: &ShardChanges) -> Result<()> {
+async fn close_restarted(transaction: &mut Transaction, changes: &ShardChanges) -> Result<()> {
     if !changes.restarted.contains(&true) {
         return Ok(());
     }
@@ -284,7 +283,7 @@ async fn close_restarted(connection: &mut PgConnection, changes: &ShardChanges) 
             .bind(&changes.sources)
             .bind(&changes.shards)
             .bind(&changes.restarted)
-            .execute(&mut *connection)
+            .execute(&mut *transaction)
             .await
             .map_err(StateError::during(DOING))?;
     }
@@ -292,7 +291,7 @@ async fn close_restarted(connection: &mut PgConnection, changes: &ShardChanges) 
 }
 
 async fn insert_units(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction,
     merge: MergeId,
     kind: UnitKind,
     pass: i32,
@@ -310,14 +309,14 @@ async fn insert_units(
             .bind(units.from.get(group.clone()))
             .bind(units.to.get(group.clone()))
             .bind(units.estimates.get(group))
-            .execute(&mut *connection)
+            .execute(&mut *transaction)
             .await
             .map_err(StateError::during(DOING))?;
     }
     Ok(())
 }
 
-async fn move_ends(connection: &mut PgConnection, kind: UnitKind, changes: &ShardChanges) -> Result<()> {
+async fn move_ends(transaction: &mut Transaction, kind: UnitKind, changes: &ShardChanges) -> Result<()> {
     if changes.ends.is_empty() {
         return Ok(());
     }
@@ -328,7 +327,7 @@ async fn move_ends(connection: &mut PgConnection, kind: UnitKind, changes: &Shar
         .bind(&changes.histories)
         .bind(&changes.ends)
         .bind(&changes.restarted)
-        .execute(connection)
+        .execute(transaction)
         .await
         .map(|_| ())
         .map_err(StateError::during(DOING))

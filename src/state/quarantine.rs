@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::PgConnection;
-
 use super::{MergeId, Result, SourceId, State, StateError, UnitId, storable, timestamp};
+use crate::postgres::Transaction;
 
 /// A chunk that could not be moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,7 +180,7 @@ impl State {
 
 /// Writes rows of units whose advance was accepted; of two rows for one chunk the newer stays.
 pub(super) async fn write_quarantine(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction,
     merge: MergeId,
     rows: impl Iterator<Item = &Quarantined>,
 ) -> Result<()> {
@@ -207,7 +206,7 @@ pub(super) async fn write_quarantine(
         .bind(rows.iter().map(|row| storable(&row.class)).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| storable(&row.reason)).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.original.as_slice()).collect::<Vec<_>>())
-        .execute(connection)
+        .execute(transaction)
         .await
         .map(|_| ())
         .map_err(StateError::during("writing to quarantine"))

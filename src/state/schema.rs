@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection, PgPool, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, Connection};
 
 use super::{Result, StateError};
-use crate::postgres::{self, Access, Category, Failure, Login, Session};
+use crate::postgres::{self, Access, Category, Failure, Login, Pool, Session, Transaction};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -21,12 +21,14 @@ pub const DEFAULT_SCHEMA: &str = "es_index_merge";
 const READY: u32 = 4;
 const CONNECTIONS: u32 = 8;
 const STATEMENT_TIMEOUT: Duration = Duration::from_mins(1);
+/// For all statements of all migrations; each has its own limit too.
+const MIGRATION_LIMIT: Duration = Duration::from_mins(5);
 const MIGRATING: &str = "preparing the schema";
 
 /// Our schema on one Postgres server. Cheap to clone; all clones share one small pool.
 #[derive(Debug, Clone)]
 pub struct State {
-    pub(super) pool: PgPool,
+    pub(super) pool: Pool,
 }
 
 impl State {
@@ -39,9 +41,7 @@ impl State {
         let options = postgres::options(&login.into())?;
         postgres::check(&options).await?;
         let pool = postgres::open(options, session);
-        let mut connection = pool.acquire().await.map_err(StateError::during("connecting to Postgres"))?;
-        bring_up_to_date(&mut connection, schema).await?;
-        drop(connection);
+        bring_up_to_date(&pool, schema).await?;
         Ok(Self { pool })
     }
 
@@ -51,8 +51,7 @@ impl State {
         let options = postgres::options(&login.into())?;
         postgres::check(&options).await?;
         let pool = postgres::open(options, session);
-        let mut connection = pool.acquire().await.map_err(StateError::during("connecting to Postgres"))?;
-        if !is_up_to_date(&mut connection).await? {
+        if !is_up_to_date(&pool).await? {
             return Err(Failure::known(
                 Category::Missing,
                 "reading the state",
@@ -62,7 +61,6 @@ impl State {
             )
             .into());
         }
-        drop(connection);
         Ok(Self { pool })
     }
 
@@ -79,7 +77,7 @@ impl State {
     ///
     /// For what may be done again if the database's machine fails within the next moments: what it loses then is the
     /// end of what was committed, never something from the middle, so no later promise is kept without an earlier one.
-    pub(super) async fn begin_relaxed(&self, doing: &'static str) -> Result<Transaction<'static, Postgres>> {
+    pub(super) async fn begin_relaxed(&self, doing: &'static str) -> Result<Transaction> {
         self.pool
             .begin_with("BEGIN; SET LOCAL synchronous_commit TO off")
             .await
@@ -128,10 +126,16 @@ fn quoted(schema: &str) -> String {
     format!("\"{schema}\"")
 }
 
-async fn bring_up_to_date(connection: &mut PgConnection, schema: &str) -> Result<()> {
-    if is_up_to_date(connection).await? {
+async fn bring_up_to_date(pool: &Pool, schema: &str) -> Result<()> {
+    if is_up_to_date(pool).await? {
         return Ok(());
     }
+    let during = StateError::during(MIGRATING);
+    let mut lent = pool.lend().await.map_err(&during)?;
+    lent.within(MIGRATION_LIMIT, |connection| migrate(connection, schema)).await.map_err(&during)?
+}
+
+async fn migrate(connection: &mut PgConnection, schema: &str) -> Result<()> {
     let during = StateError::during(MIGRATING);
     let mut transaction = connection.begin().await.map_err(&during)?;
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('es-index-merge schema ' || $1, 0))")
@@ -151,10 +155,10 @@ async fn bring_up_to_date(connection: &mut PgConnection, schema: &str) -> Result
 }
 
 /// Whether every migration we know is applied and no other. Creates nothing.
-async fn is_up_to_date(connection: &mut PgConnection) -> Result<bool> {
+async fn is_up_to_date(pool: &Pool) -> Result<bool> {
     let during = StateError::during("reading the schema's version");
     let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
-        .fetch_one(&mut *connection)
+        .fetch_one(pool)
         .await
         .map_err(&during)?;
     if !exists {
@@ -162,7 +166,7 @@ async fn is_up_to_date(connection: &mut PgConnection) -> Result<bool> {
     }
     let applied: Vec<(i64, Vec<u8>)> =
         sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version")
-            .fetch_all(connection)
+            .fetch_all(pool)
             .await
             .map_err(&during)?;
     let known = MIGRATIONS.iter().map(|migration| (migration.version, migration.checksum.as_ref()));

@@ -138,7 +138,7 @@ impl State {
             .bind(merge)
             .bind(&collections)
             .bind(&uuids)
-            .fetch_all(&mut *transaction)
+            .fetch_all(&mut transaction)
             .await
             .map_err(&during)?;
         // Shards before units, as planning locks them.
@@ -148,7 +148,7 @@ impl State {
             include_str!("queries/source_restart_quarantine.sql"),
         ] {
             if !given_up.is_empty() {
-                sqlx::query(statement).bind(&given_up).execute(&mut *transaction).await.map_err(&during)?;
+                sqlx::query(statement).bind(&given_up).execute(&mut transaction).await.map_err(&during)?;
             }
         }
         sqlx::query(include_str!("queries/source_upsert.sql"))
@@ -159,7 +159,7 @@ impl State {
             .bind(rows.iter().map(|row| row.shards).collect::<Vec<_>>())
             .bind(rows.iter().map(|row| row.documents).collect::<Vec<_>>())
             .bind(rows.iter().map(|row| row.bytes).collect::<Vec<_>>())
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await
             .map_err(&during)?;
         transaction.commit().await.map_err(&during)?;

@@ -56,7 +56,7 @@ impl State {
     ) -> Result<bool> {
         let during = StateError::during(doing);
         let mut transaction = self.begin_relaxed(doing).await?;
-        let done = change.execute(&mut *transaction).await.map_err(&during)?;
+        let done = change.execute(&mut transaction).await.map_err(&during)?;
         transaction.commit().await.map_err(&during)?;
         Ok(done.rows_affected() == 1)
     }

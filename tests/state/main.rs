@@ -13,4 +13,5 @@ mod leases;
 mod plans;
 mod queries;
 mod rechecks;
+mod silence;
 mod sources;
