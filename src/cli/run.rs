@@ -10,9 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::manifest::Job;
 use super::process_name;
-use crate::merge::{
-    Engine, MergeError, Next, Phase, Report, STEP_LIMIT, SourceDeletionReport, UNITS_FAILING, secrets,
-};
+use crate::merge::{Engine, MergeError, Next, Phase, Report, SourceDeletionReport, UNITS_FAILING, secrets};
 
 /// The longest pause between two steps.
 const LONGEST: Duration = Duration::from_secs(5);
@@ -57,11 +55,6 @@ pub(super) async fn run(job: Job, shutdown: CancellationToken) -> anyhow::Result
             Err(Stopped::ForNow(error)) => {
                 failures += 1;
                 display.again(&error, failures)
-            }
-            Err(Stopped::TooLong) => {
-                failures += 1;
-                let said = format!("a step of the merge took longer than {} s", STEP_LIMIT.as_secs());
-                display.again(&said, failures)
             }
         };
         tokio::select! {
@@ -116,8 +109,6 @@ enum Stopped {
     ForGood(MergeError),
     /// It is tried again.
     ForNow(MergeError),
-    /// A server answered neither yes nor no; it is tried again.
-    TooLong,
 }
 
 impl Session {
@@ -135,9 +126,7 @@ impl Session {
             // A secret that is being replaced may be half there, and its server may not know it yet.
             self.take_new_secrets().await.map_err(Stopped::ForNow)?;
         }
-        let step = tokio::time::timeout(STEP_LIMIT, self.engine.step(Timestamp::now()));
-        let Ok(made) = step.await else { return Err(Stopped::TooLong) };
-        match made {
+        match self.engine.step(Timestamp::now()).await {
             Ok(report) => {
                 if report.waiting.as_ref().is_some_and(|waiting| waiting.reason == UNITS_FAILING) {
                     self.looked = None;
@@ -241,7 +230,7 @@ impl Display {
     }
 
     /// Says why it is tried again, and gives the pause before that.
-    fn again(&self, error: &impl std::fmt::Display, failures: u32) -> Duration {
+    fn again(&self, error: &MergeError, failures: u32) -> Duration {
         let pause = RETRY_FIRST.saturating_mul(1 << failures.min(6)).min(RETRY_MAX);
         self.say(&format!("{error}; tried again in {} s", pause.as_secs()));
         pause

@@ -13,11 +13,13 @@ use super::{
     write,
 };
 use crate::merge::{
-    Connected, Engine, MergeCategory, Next, Phase, Report, STEP_LIMIT, UNITS_FAILING, ValidMerge, secrets,
+    Connected, Engine, MergeCategory, Next, Phase, Report, UNITS_FAILING, ValidMerge, secrets,
 };
 
 /// Connecting to two clusters and two databases, with every check.
 const OPEN: Duration = Duration::from_mins(2);
+/// A step takes seconds; this is for a server that answers neither yes nor no.
+const STEP: Duration = Duration::from_mins(5);
 /// Putting back and releasing.
 const DISMANTLE: Duration = Duration::from_mins(2);
 /// Nobody stays connected for a longer wait than this: sources are retained for days before they are deleted.
@@ -69,13 +71,13 @@ async fn work(
         Ok(reached) => reached,
         Err(failure) => return Ok(Outcome::Failed(failure)),
     };
-    let failure = match tokio::time::timeout(STEP_LIMIT, engine.step(now)).await {
+    let failure = match tokio::time::timeout(STEP, engine.step(now)).await {
         Ok(Ok(report)) => return Ok(stepped(context, seen, report, hindrance).await),
         Ok(Err(error)) => {
             context.registry.suspect_secrets(&seen.uid);
             Failure::from(&error)
         }
-        Err(_) => timed_out("a step of the merge", STEP_LIMIT),
+        Err(_) => timed_out("a step of the merge", STEP),
     };
     // What is wrong with the secrets comes first: it may be why the step failed.
     Ok(Outcome::Failed(hindrance.unwrap_or(failure)))

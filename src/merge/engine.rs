@@ -33,8 +33,6 @@ use crate::state::{Claim, Login, MergeId, MergeRow, NewMerge, State};
 const CONNECT: Duration = Duration::from_secs(80);
 /// How long `stop` waits for workers to reach a checkpoint.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
-/// A step takes seconds; who waits longer has a server before them that answers neither yes nor no.
-pub const STEP_LIMIT: Duration = Duration::from_mins(5);
 
 /// How long the lease of a step lasts without a sign of life: whoever is stopped for longer must not go on acting.
 pub(super) const STEP_LEASE: Duration = Duration::from_secs(5);
@@ -198,8 +196,7 @@ impl Engine {
         *tuning = Arc::new(merge);
     }
 
-    /// One short step: observe, plan, act, report. The data is moved by workers beside it. It may be dropped, as after
-    /// [`STEP_LIMIT`].
+    /// One short step: observe, plan, act, report. Bounded in time; the data is moved by workers beside it.
     ///
     /// While another process decides for this merge, the step only lets this one's workers help.
     pub async fn step(&self, now: Timestamp) -> Result<Report, MergeError> {

@@ -30,7 +30,7 @@ use jiff::Timestamp;
 
 use crate::elastic::{IndexName, ReadLane};
 
-pub use engine::{Connected, Engine, STEP_LIMIT};
+pub use engine::{Connected, Engine};
 pub use error::{MergeCategory, MergeError, Problem};
 pub use memo::Memo;
 pub use phase::Phase;
