@@ -205,7 +205,7 @@ impl Engine {
             return self.help(now).await;
         }
         let result = tokio::select! {
-            result = self.decide(now) => result,
+            result = Box::pin(self.decide(now)) => result,
             () = lose_step(&self.state, self.id, &self.process) => self.help(now).await,
         };
         if let Err(error) = self.state.end_step(self.id, &self.process).await {
@@ -322,15 +322,18 @@ pub(super) async fn lose_step(state: &State, id: MergeId, process: &str) {
     loop {
         tokio::time::sleep(STEP_RENEWAL).await;
         let asked = Instant::now();
-        match state.keep_step(id, process, STEP_LEASE).await {
-            Ok(true) => renewed = asked,
-            Ok(false) => return,
+        let left = STEP_LEASE.saturating_sub(renewed.elapsed());
+        match tokio::time::timeout(left, state.keep_step(id, process, STEP_LEASE)).await {
+            Ok(Ok(true)) => renewed = asked,
+            Ok(Ok(false)) => return,
+            Ok(Err(error)) if renewed.elapsed() < STEP_LEASE => {
+                tracing::debug!(%error, "the lease of a step could not be renewed");
+            }
             // Postgres may answer others.
-            Err(error) if renewed.elapsed() >= STEP_LEASE => {
-                tracing::info!(%error, "the lease of a step ran out");
+            Ok(Err(_)) | Err(_) => {
+                tracing::info!("the lease of a step ran out");
                 return;
             }
-            Err(error) => tracing::debug!(%error, "the lease of a step could not be renewed"),
         }
     }
 }

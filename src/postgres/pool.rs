@@ -88,11 +88,12 @@ impl Pool {
     }
 
     /// Puts a new pool in the place of `failed`, unless somebody did so before. It opens its connections when they are
-    /// needed. Those of the old one that are out are closed when they are given back.
+    /// needed. Those of the old one are closed when the last that is out is given back.
     fn renew(&self, failed: &Arc<PgPool>) {
         let mut driver = self.0.driver.write().unwrap_or_else(PoisonError::into_inner);
-        // Without any connection there is none that could stand in the way: the server just does not answer.
-        if !Arc::ptr_eq(&driver, failed) || failed.size() == 0 {
+        // Only those that lie idle can stand in the way of a new one. Without any the server just gives none, and those that
+        // are out are well.
+        if !Arc::ptr_eq(&driver, failed) || failed.num_idle() == 0 {
             return;
         }
         let options = failed.connect_options();

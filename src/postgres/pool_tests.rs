@@ -15,7 +15,7 @@ use super::error::{Category, Failure};
 use super::pool::{Limits, Pool};
 
 const CONNECTIONS: usize = 3;
-const LIMITS: Limits = Limits { acquire: Duration::from_millis(700), answer: Duration::from_millis(300) };
+const LIMITS: Limits = Limits { acquire: Duration::from_secs(2), answer: Duration::from_secs(1) };
 
 /// A server that knows the simple protocol and no table.
 #[derive(Default)]

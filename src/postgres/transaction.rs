@@ -1,7 +1,7 @@
 //! Transactions, with a limit for each of their statements.
 //!
 //! One that is dropped is rolled back by the server, which sees its connection end: to ask for it would be to wait for an
-//! answer. So a transaction in which nothing was changed is better committed.
+//! answer. So one that ends in the ordinary way is committed or rolled back by its name.
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -31,8 +31,17 @@ impl Pool {
 
 impl Transaction {
     /// Commits. After an error which is not the server's answer it may have been committed or not.
-    pub(crate) async fn commit(mut self) -> Result<(), Error> {
-        self.0.fetch_many("COMMIT").await?;
+    pub(crate) async fn commit(self) -> Result<(), Error> {
+        self.end("COMMIT").await
+    }
+
+    /// Takes everything back, and gives the connection back to the pool.
+    pub(crate) async fn rollback(self) -> Result<(), Error> {
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(mut self, how: &'static str) -> Result<(), Error> {
+        self.0.fetch_many(how).await?;
         self.0.has_begun = false;
         Ok(())
     }

@@ -208,17 +208,22 @@ impl State {
             .map_err(&during)?;
         let after = match change(before.clone()) {
             Ok(after) => after,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => {
+                transaction.rollback().await.map_err(&during)?;
+                return Ok(Err(error));
+            }
         };
-        if after != before {
-            sqlx::query("UPDATE merge SET memo = $2 WHERE id = $1")
-                .bind(merge)
-                .bind(&after)
-                .execute(&mut transaction)
-                .await
-                .map_err(&during)?;
+        if after == before {
+            // The disk need not be waited for.
+            transaction.rollback().await.map_err(&during)?;
+            return Ok(Ok(after));
         }
-        // Also without a change: one that is dropped takes its connection with it.
+        sqlx::query("UPDATE merge SET memo = $2 WHERE id = $1")
+            .bind(merge)
+            .bind(&after)
+            .execute(&mut transaction)
+            .await
+            .map_err(&during)?;
         transaction.commit().await.map_err(&during)?;
         Ok(Ok(after))
     }

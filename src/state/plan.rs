@@ -112,6 +112,7 @@ impl State {
         let during = StateError::during(DOING);
         let mut transaction = self.pool.begin().await.map_err(&during)?;
         if lock_pass(&mut transaction, merge).await? != seen {
+            transaction.rollback().await.map_err(&during)?;
             return Ok(None);
         }
         if seen % FOLD_EVERY == FOLD_EVERY - 1 {

@@ -39,7 +39,9 @@ impl Silence {
         let calls: Vec<_> = calls.collect();
         let waiting = "SELECT count(*) FROM pg_stat_activity
                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let deadline = Instant::now() + Duration::from_secs(8);
         while self.fixture.database.number(waiting).await < 8 {
+            assert!(Instant::now() < deadline, "not all calls wait, and the first soon give up");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.proxy.swallow();

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::facts::Facts;
@@ -312,16 +313,17 @@ async fn fetch(shared: &Shared, requests: Vec<(usize, WindowRequest)>) -> Result
     Ok(fetched.map(|((position, request), page)| Fetched { position, request, page }).collect())
 }
 
-/// Renews the leases until none is ours any more.
+/// Renews the leases until none is ours any more. A connection that does not answer is not waited for as long as they last.
 async fn heartbeat(state: &State, leases: Vec<(UnitId, i64)>) {
     loop {
         tokio::time::sleep(HEARTBEAT).await;
-        match state.renew(&leases, LEASE).await {
-            Ok(ours) if ours.is_empty() => return,
-            Ok(_) => {}
-            Err(error) => {
+        match timeout(HEARTBEAT, state.renew(&leases, LEASE)).await {
+            Ok(Ok(ours)) if ours.is_empty() => return,
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
                 tracing::warn!(%error, "leases could not be renewed; tried again before they expire");
             }
+            Err(_) => tracing::warn!("no answer about leases; they are renewed by another connection"),
         }
     }
 }
