@@ -6,7 +6,7 @@ use std::fs;
 use std::ops::Deref;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -56,22 +56,24 @@ impl Access {
 
     /// Runs statements by `psql`; gives the rows, columns separated by tabs.
     pub fn sql(&self, statements: &str) -> Result<String> {
-        let psql = programs()?.join("psql");
-        // The password must not be seen in the list of processes.
-        let (without, password) = split_password(&self.url)?;
-        let output = Command::new(&psql)
-            .args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--field-separator=\t"])
-            .args(["--set=ON_ERROR_STOP=1", "--dbname"])
-            .arg(without)
-            .args(["--command", statements])
-            .env("PGPASSWORD", password)
-            .env("PGCONNECT_TIMEOUT", "5")
-            .output()
-            .with_context(|| format!("cannot start {}", psql.display()))?;
+        let output = self.psql(statements)?.output().context("cannot start psql")?;
         if !output.status.success() {
             bail!("psql: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+    }
+
+    fn psql(&self, statements: &str) -> Result<Command> {
+        // The password must not be seen in the list of processes.
+        let (without, password) = split_password(&self.url)?;
+        let mut psql = Command::new(programs()?.join("psql"));
+        psql.args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--field-separator=\t"])
+            .args(["--set=ON_ERROR_STOP=1", "--dbname"])
+            .arg(without)
+            .args(["--command", statements])
+            .env("PGPASSWORD", password)
+            .env("PGCONNECT_TIMEOUT", "5");
+        Ok(psql)
     }
 
     /// Creates an empty database for one test. It is dropped with what is returned.
@@ -101,9 +103,17 @@ impl Deref for Database {
 }
 
 impl Drop for Database {
+    /// Not waited for: the server waits for all that are logging in, and one of them may be a connection of the test's own
+    /// program, which cannot go on before this returns.
     fn drop(&mut self) {
-        if let Err(error) = self.server.sql(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name)) {
+        let dropping = self
+            .server
+            .psql(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name))
             // A test may have ended the server.
+            .and_then(|mut psql| {
+                Ok(psql.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+            });
+        if let Err(error) = dropping {
             say("postgres", &format!("database {} is not dropped: {error:#}", self.name));
         }
     }
