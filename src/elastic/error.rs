@@ -205,6 +205,12 @@ impl ElasticError {
         )
     }
 
+    /// Whether it may be otherwise the next time: also an answer that cannot be read, as one that was cut off on its way.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        self.is_transient() || self.category == ErrorCategory::BadAnswer
+    }
+
     /// Whether the server had no room for a request of that size at that moment.
     #[must_use]
     pub fn is_about_room(&self) -> bool {

@@ -20,7 +20,7 @@ use super::secrets::{ClusterAccess, Secrets};
 use super::valid::{SourceWrites, ValidMerge};
 use crate::chunk::VectorForm;
 use crate::collections::{CollectionRow, Collections, CollectionsError};
-use crate::elastic::{Cluster, ClusterConfig, ElasticError, ErrorCategory, IndexInfo, IndexName, Version};
+use crate::elastic::{Cluster, ClusterConfig, ElasticError, IndexInfo, IndexName, Version};
 use crate::state::{State, StateError};
 
 /// Names of sources whose privileges are asked for: roles are given by pattern, so a sample tells.
@@ -187,11 +187,17 @@ struct Obstacle {
     may_pass: bool,
 }
 
+impl Obstacle {
+    /// It as a problem of that field.
+    fn of(self, field: &str) -> Problem {
+        Problem { may_pass: self.may_pass, ..Problem::new(field, self.message) }
+    }
+}
+
 impl From<ElasticError> for Obstacle {
     fn from(error: ElasticError) -> Obstacle {
         // An answer that was cut off on its way looks like one of something that is no Elasticsearch.
-        let may_pass = error.is_transient() || error.category() == ErrorCategory::BadAnswer;
-        Obstacle { message: format!("{error}; {}", error.remedy()), may_pass }
+        Obstacle { message: format!("{error}; {}", error.remedy()), may_pass: error.may_pass() }
     }
 }
 
@@ -220,8 +226,7 @@ fn as_problems(error: MergeError) -> Vec<Problem> {
         }
         MergeError::Internal(_) => ("spec", Obstacle { message: error.to_string(), may_pass: false }),
     };
-    let Obstacle { message, may_pass } = obstacle;
-    vec![Problem { may_pass, ..Problem::new(field, message) }]
+    vec![obstacle.of(field)]
 }
 
 /// Everything that was found before `error` ended it, and what it says itself, once.
@@ -255,8 +260,7 @@ fn keep<T>(field: &str, result: Result<T, impl Into<Obstacle>>, problems: &mut V
     match result {
         Ok(value) => Some(value),
         Err(error) => {
-            let Obstacle { message, may_pass } = error.into();
-            problems.push(Problem { may_pass, ..Problem::new(field, message) });
+            problems.push(error.into().of(field));
             None
         }
     }
@@ -301,8 +305,8 @@ async fn in_time<T>(
     asking: impl Future<Output = Result<T, MergeError>>,
 ) -> Result<T, Vec<Problem>> {
     let Ok(answer) = tokio::time::timeout(CHECK, asking).await else {
-        let message = "takes connections and does not answer; look at its health";
-        return Err(vec![Problem { may_pass: true, ..Problem::new(field, message) }]);
+        let message = "takes connections and does not answer; look at its health".to_owned();
+        return Err(vec![Obstacle { message, may_pass: true }.of(field)]);
     };
     answer.map_err(as_problems)
 }

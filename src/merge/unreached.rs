@@ -66,18 +66,14 @@ async fn serve(
     // As it is now.
     let Some(row) = state.merge(id).await? else { return Ok(()) };
     match reason(merge, &row, now)? {
-        Some(Reason::WayBack) => {
-            act::lift_blocks(state, source, id, |_| true).await?;
-            tracing::info!("writes to the sources of a complete merge are allowed again");
-        }
         Some(Reason::Cutover) => {
             let why = "not everything that it needs can be reached";
             act::abandon(state, source, id, why, now).await?;
             state.enter_phase(id, Phase::CuttingOver.as_str(), Phase::Synced.as_str()).await?;
         }
-        Some(Reason::LeftOver) => {
+        Some(why @ (Reason::WayBack | Reason::LeftOver)) => {
             act::lift_blocks(state, source, id, |_| true).await?;
-            tracing::info!("writes that an earlier attempt to cut over refused are allowed again");
+            tracing::info!(?why, "writes to the sources are allowed again");
         }
         None => {}
     }

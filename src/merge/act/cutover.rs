@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::sources::readable;
 use super::{blocks, destination, passes};
-use crate::elastic::{Cluster, ErrorCategory, IndexName, PrimaryStats};
+use crate::elastic::{Cluster, IndexName, PrimaryStats};
 use crate::merge::engine::{Engine, edit_memo};
 use crate::merge::error::MergeError;
 use crate::merge::memo::{CutoverMemo, Memo};
@@ -68,22 +68,10 @@ pub(super) async fn plan_last_pass(
 pub(super) async fn covers_every_source(engine: &Engine) -> Result<bool, MergeError> {
     let memo = parse_memo(&engine.merge_row().await?)?;
     let stored = engine.state.sources(engine.id).await?;
-    let present: BTreeSet<SourceId> = active(&stored).map(|source| source.id).collect();
-    let covered: BTreeSet<SourceId> = memo.cutover.covered.intersection(&present).copied().collect();
-    let newcomers = present.len() - covered.len();
+    let newcomers = active(&stored).filter(|source| !memo.cutover.covered.contains(&source.id)).count();
     if newcomers > 0 {
         tracing::info!(newcomers, "collections appeared during the cutover: one more last pass");
-    }
-    if covered != memo.cutover.covered || newcomers > 0 {
-        engine
-            .edit_memo(|memo| {
-                // What is away may have another history when it is back.
-                memo.cutover.covered = covered;
-                if newcomers > 0 {
-                    memo.cutover.begin_last_pass_again();
-                }
-            })
-            .await?;
+        engine.edit_memo(|memo| memo.cutover.begin_last_pass_again()).await?;
     }
     Ok(newcomers == 0 && memo.unavailable().is_none())
 }
@@ -186,8 +174,7 @@ async fn set_aliases(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Resu
     engine.edit_memo(|memo| memo.cutover.handed_over = true).await?;
     if let Err(error) = engine.destination.update_aliases(&json!(aliases)).await {
         // Else the aliases may be there already, and applications may write to the destination.
-        let is_refusal = !error.is_transient() && error.category() != ErrorCategory::BadAnswer;
-        if is_refusal {
+        if !error.may_pass() {
             // Nobody is refused until somebody mends it.
             let reason = format!("spec.cutover.aliases: {error}");
             abandon(&engine.state, &engine.source, engine.id, &reason, now).await?;

@@ -435,7 +435,7 @@ async fn store_findings(
             engine.state.set_attention(engine.id, source.collection_id, None).await?;
         }
     }
-    // The last pass covers what was there all the time: what was away is walked again.
+    // The last pass covers what was there all the time: what was away may have another history when it is back.
     let was_there: BTreeSet<SourceId> = active(before).map(|source| source.id).collect();
     let stayed: BTreeSet<SourceId> =
         active(stored).map(|source| source.id).filter(|id| was_there.contains(id)).collect();
