@@ -57,15 +57,6 @@ impl Lookup {
     }
 }
 
-/// Keys of one shard, in the order of its log.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct KeyPage {
-    /// Ids and versions.
-    pub keys: Vec<(String, i64)>,
-    /// Where the next page begins; `None` at the end.
-    pub next: Option<SeqNo>,
-}
-
 #[derive(Deserialize)]
 struct CountAnswer {
     count: u64,
@@ -155,7 +146,7 @@ pub(super) fn total(answer: RawAnswer, range: &LogRange) -> Result<u64> {
         RawAnswer::Found(page) => page,
         RawAnswer::Failed(error) => return Err(error),
     };
-    let expected = Expected { shards: Some(1), window: None, source: false, limit: Some(0) };
+    let expected = Expected { shards: Some(1), window: None, id: true, source: false, limit: Some(0) };
     let total = page.total.and_then(|total| total.value).and_then(|value| u64::try_from(value).ok());
     check(&page, &expected).and_then(|()| total.ok_or_else(|| "the total is not a number".into())).map_err(
         |reason| {
@@ -168,7 +159,8 @@ pub(super) fn total(answer: RawAnswer, range: &LogRange) -> Result<u64> {
 
 pub(super) fn by_id(answer: &Bytes, index: &IndexName, lane: &ReadLane) -> Result<Lookup> {
     let found = parse_single(answer, index, lane.vector_field())?;
-    let expected = Expected { shards: None, window: None, source: lane.has_source(), limit: None };
+    let expected =
+        Expected { shards: None, window: None, id: lane.has_id(), source: lane.has_source(), limit: None };
     let page = accept(found, &expected, &format!("index `{index}`"))?;
     let mut hits = HashMap::with_capacity(page.hits.len());
     for hit in page.hits {
@@ -185,6 +177,28 @@ impl Cluster {
     ///
     /// A chunk is found whatever shard it is on; if one id is on two shards, which routing can do, that is an error.
     pub async fn lookup(&self, index: &IndexName, ids: &[&str], lane: ReadLane) -> Result<Lookup> {
+        self.lookup_by(index, ids, json!({"ids": {"values": ids}}), lane).await
+    }
+
+    /// [`Cluster::lookup`], of the chunks that have that value of an integer field.
+    pub async fn lookup_where(
+        &self,
+        index: &IndexName,
+        ids: &[&str],
+        (field, value): (&str, i64),
+        lane: ReadLane,
+    ) -> Result<Lookup> {
+        let filter = json!([{"ids": {"values": ids}}, {"term": {field: value}}]);
+        self.lookup_by(index, ids, json!({"bool": {"filter": filter}}), lane).await
+    }
+
+    async fn lookup_by(
+        &self,
+        index: &IndexName,
+        ids: &[&str],
+        query: Value,
+        lane: ReadLane,
+    ) -> Result<Lookup> {
         if ids.is_empty() {
             return Ok(Lookup::default());
         }
@@ -193,7 +207,7 @@ impl Cluster {
             let reason = format!("{} ids were asked for, more than {max}", ids.len());
             return Err(ElasticError::new(ErrorCategory::Invalid, LOOKING_UP, reason));
         }
-        let body = search_body(json!({"ids": {"values": ids}}), ids.len(), &lane);
+        let body = search_body(query, ids.len(), &lane);
         let answer = self.send(&strict_search(LOOKING_UP, index).json(&body)).await?;
         let index = index.clone();
         taken_apart(answer.len(), move || by_id(&answer, &index, &lane)).await
@@ -273,7 +287,7 @@ impl Cluster {
         body["sort"] = json!([{"_version": "desc"}]);
         let found =
             parse_single(&self.send(&strict_search(LOOKING_UP, index).json(&body)).await?, index, None)?;
-        let expected = Expected { shards: None, window: None, source: false, limit: Some(1) };
+        let expected = Expected { shards: None, window: None, id: true, source: false, limit: Some(1) };
         let page = accept(found, &expected, &format!("index `{index}`"))?;
         Ok(page.hits.first().map(|hit| hit.version))
     }
@@ -285,47 +299,11 @@ impl Cluster {
         let body = search_body(json!({"match_all": {}}), 1, &lane);
         let found =
             parse_single(&self.send(&strict_search(LOOKING_UP, index).json(&body)).await?, index, None)?;
-        let expected = Expected { shards: None, window: None, source: true, limit: Some(1) };
+        let expected = Expected { shards: None, window: None, id: true, source: true, limit: Some(1) };
         let page = accept(found, &expected, &format!("index `{index}`"))?;
         let Some(hit) = page.hits.first() else { return Ok(None) };
         let words: Value = parse(LOOKING_UP, hit.source())?;
         Ok(Some(words.to_string()))
-    }
-
-    /// The ids and versions of the documents with `field == value` on the given shards, from a sequence number
-    /// on, in the order of the shard's log and at most 10 000 of each shard. Keys only: cheap.
-    ///
-    /// Answers in the order of `shards`.
-    pub async fn keys_where(
-        &self,
-        index: &IndexName,
-        shards: &[(ShardNumber, SeqNo)],
-        field: &str,
-        value: i64,
-    ) -> Result<Vec<KeyPage>> {
-        let limit = usize::try_from(MAX_WINDOW).unwrap_or(usize::MAX);
-        let mut lines = Vec::with_capacity(shards.len() * 400);
-        for &(shard, from) in shards {
-            let filter = json!([{"range": {"_seq_no": {"gte": from}}}, {"term": {field: value}}]);
-            let mut body = search_body(json!({"bool": {"filter": filter}}), limit, &ReadLane::Keys);
-            body["sort"] = json!([{"_seq_no": "asc"}]);
-            push_line(&mut lines, &header(index, Some(shard)));
-            push_line(&mut lines, &body);
-        }
-        let call = Call::post(LOOKING_UP, "/_msearch").lines(Bytes::from(lines));
-        let answer = self.send(&call).await?;
-        let answers = parse_many(&answer, &vec![index; shards.len()], |_| None)?;
-        let expected = Expected { shards: Some(1), window: None, source: false, limit: Some(limit) };
-        answers
-            .into_iter()
-            .zip(shards)
-            .map(|(answer, (shard, _))| {
-                let page = accept(answer, &expected, &format!("index `{index}`, shard {shard}"))?;
-                let is_full = page.hits.len() == limit;
-                let next = page.hits.last().filter(|_| is_full).map(|last| last.seq_no + 1);
-                Ok(KeyPage { keys: page.hits.into_iter().map(|hit| (hit.id, hit.version)).collect(), next })
-            })
-            .collect()
     }
 
     /// Some documents of one shard, at most `limit` (to 10 000), in no particular order.
@@ -340,8 +318,13 @@ impl Cluster {
         let call =
             strict_search(LOOKING_UP, index).with("preference", format!("_shards:{shard}")).json(&body);
         let found = parse_single(&self.send(&call).await?, index, lane.vector_field())?;
-        let expected =
-            Expected { shards: Some(1), window: None, source: lane.has_source(), limit: Some(limit) };
+        let expected = Expected {
+            shards: Some(1),
+            window: None,
+            id: lane.has_id(),
+            source: lane.has_source(),
+            limit: Some(limit),
+        };
         accept(found, &expected, &format!("index `{index}`, shard {shard}"))
     }
 }

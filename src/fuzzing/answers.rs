@@ -25,10 +25,11 @@ fn index() -> Option<IndexName> {
 }
 
 fn lane(choice: u8) -> ReadLane {
-    match choice % 4 {
+    match choice % 5 {
         0 => ReadLane::Source { ask_for_vectors: false },
         1 => ReadLane::Binary { field: "embedding".to_owned() },
         2 => ReadLane::Keys,
+        3 => ReadLane::Places,
         _ => ReadLane::Fields(vec!["id"]),
     }
 }
@@ -46,7 +47,8 @@ fn sound<T>(answer: Result<T, ElasticError>) -> Option<T> {
 }
 
 fn is_whole(hit: &Hit, lane: &ReadLane) {
-    assert!(*lane == ReadLane::Keys || !hit.source().is_empty());
+    assert!(matches!(lane, ReadLane::Keys | ReadLane::Places) || !hit.source().is_empty());
+    assert!(*lane == ReadLane::Places || !hit.id.is_empty());
     assert!(hit.bytes() >= hit.source().len() + hit.vector().map_or(0, str::len));
 }
 

@@ -33,6 +33,9 @@ pub const SEQ_NO_END: SeqNo = (1 << SEQ_BITS) - 1;
 /// The last pass that fits: with the default `maxLag` and writers that never rest, two and a half years.
 pub const LAST_PASS: i32 = (1 << (63 - PASS_BIT)) - 1;
 
+/// Shards of a source that versions tell apart.
+pub const DISTINCT_SHARDS: i32 = 1 << SHARD_BITS;
+
 /// Which operation of the source a version speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Origin {

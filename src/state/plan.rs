@@ -196,7 +196,7 @@ async fn plan_locked(
     let (units, changes) = decide(targets, &planned, split);
     close_restarted(transaction, &changes).await?;
     insert_units(transaction, merge, kind, pass, &units).await?;
-    move_ends(transaction, kind, &changes).await?;
+    move_ends(transaction, kind, pass, &changes).await?;
     Ok(units.from.len() as u64)
 }
 
@@ -317,7 +317,12 @@ async fn insert_units(
     Ok(())
 }
 
-async fn move_ends(transaction: &mut Transaction, kind: UnitKind, changes: &ShardChanges) -> Result<()> {
+async fn move_ends(
+    transaction: &mut Transaction,
+    kind: UnitKind,
+    pass: i32,
+    changes: &ShardChanges,
+) -> Result<()> {
     if changes.ends.is_empty() {
         return Ok(());
     }
@@ -328,6 +333,7 @@ async fn move_ends(transaction: &mut Transaction, kind: UnitKind, changes: &Shar
         .bind(&changes.histories)
         .bind(&changes.ends)
         .bind(&changes.restarted)
+        .bind(pass)
         .execute(transaction)
         .await
         .map(|_| ())

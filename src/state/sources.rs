@@ -95,7 +95,7 @@ pub struct SourceRow {
 }
 
 /// How far the log of one shard is planned.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct ShardRow {
     /// The source.
     pub source: SourceId,
@@ -111,6 +111,9 @@ pub struct ShardRow {
     /// keys have to be compared, because the destination may hold some of a history before this one, or former ones of
     /// chunks that were given another.
     pub keys_checked_to: Option<i64>,
+    /// The pass in which this history was planned first: what was written in it or later for the source speaks of a place
+    /// in this log. `None`: not known, the shard was planned by an earlier release.
+    pub copied_since: Option<i32>,
 }
 
 impl ShardRow {
@@ -179,18 +182,11 @@ impl State {
 
     /// All shards that were ever planned, ordered by source and shard.
     pub async fn shards(&self, merge: MergeId) -> Result<Vec<ShardRow>> {
-        let rows: Vec<(SourceId, i32, String, i64, i64, Option<i64>)> =
-            sqlx::query_as(include_str!("queries/shard_list.sql"))
-                .bind(merge)
-                .fetch_all(&self.pool)
-                .await
-                .map_err(StateError::during("reading the shards"))?;
-        Ok(rows
-            .into_iter()
-            .map(|(source, shard, history_uuid, copy_planned_to, verify_planned_to, keys_checked_to)| {
-                ShardRow { source, shard, history_uuid, copy_planned_to, verify_planned_to, keys_checked_to }
-            })
-            .collect())
+        sqlx::query_as(include_str!("queries/shard_list.sql"))
+            .bind(merge)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(StateError::during("reading the shards"))
     }
 
     /// Stores that what was deleted on these shards, up to the end of their copy plan as given, is gone from the

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use es_index_merge::elastic::{
-    ElasticError, ErrorCategory, Hit, IndexName, PrimaryStats, ReadLane, Version, WindowRequest,
+    ElasticError, ErrorCategory, Hit, IndexName, PrimaryStats, ReadLane, Version, Walk, WindowRequest,
 };
 use rand::Rng as _;
 use serde_json::{Value, json};
@@ -91,6 +91,10 @@ async fn windows_with_holes_give_each_live_chunk_once_in_its_last_state() {
         let ids: BTreeSet<_> = keys.iter().map(|hit| hit.id.clone()).collect();
         assert_eq!(ids, expected.keys().cloned().collect());
         assert!(keys.iter().all(|hit| hit.source().is_empty()));
+        let places = read_all(&server, &index, 1000, &ReadLane::Places).await;
+        assert!(places.iter().all(|hit| hit.id.is_empty() && hit.source().is_empty()));
+        let at = |hits: &[Hit]| hits.iter().map(|hit| (hit.seq_no, hit.version)).collect::<BTreeSet<_>>();
+        assert_eq!(at(&places), at(&keys));
         for hit in &keys {
             let document = server.ask("GET", &format!("/{}/_doc/{}", *index, hit.id), None);
             assert_eq!(
@@ -253,12 +257,17 @@ async fn cannot_read(server: &Server) {
         server.cluster.lookup(&red, &["a"], PLAIN).await.unwrap_err(),
         server.cluster.count(&red).await.unwrap_err(),
         server.cluster.count_by(&red, "n").await.unwrap_err(),
-        server.cluster.keys_where(&red, &[(0, 0)], "n", 1).await.unwrap_err(),
+        server.cluster.walk(&red, &[Walk::new(0)], "n", 1).await.unwrap_err(),
     ] {
         assert_eq!(error.category(), ErrorCategory::Unavailable, "{error}");
     }
-    let error = server.cluster.keys_where(&healthy, &[(7, 0)], "n", 1).await.unwrap_err();
+    let error = server.cluster.walk(&healthy, &[Walk::new(7)], "n", 1).await.unwrap_err();
     assert_eq!(error.category(), ErrorCategory::BadAnswer, "{error}");
+    let places = |index, shard| server.cluster.read_places(index, shard, &[0], ReadLane::Keys);
+    assert_eq!(places(&red, 0).await.unwrap().unwrap_err().category(), ErrorCategory::Unavailable);
+    assert_eq!(places(&healthy, 7).await.unwrap().unwrap_err().category(), ErrorCategory::BadAnswer);
+    assert!(places(&missing, 0).await.unwrap().unwrap_err().is_missing_index());
+    assert!(places(&closed, 0).await.unwrap().unwrap_err().is_closed_index());
 }
 
 #[tokio::test]
@@ -316,7 +325,7 @@ async fn chunks_are_looked_up_in_every_lane_and_ids_found_by_a_field() {
             let hit = found.get("v7").unwrap();
             assert_eq!(hit.version, 1);
             match &lane {
-                ReadLane::Keys => assert!(hit.source().is_empty()),
+                ReadLane::Keys | ReadLane::Places => assert!(hit.source().is_empty()),
                 ReadLane::Fields(_) => assert!(from_source(hit).is_none()),
                 ReadLane::Binary { .. } => assert_eq!(bits(&from_binary(hit)), bits(&vectors[7])),
                 ReadLane::Source { ask_for_vectors } => {
@@ -327,12 +336,19 @@ async fn chunks_are_looked_up_in_every_lane_and_ids_found_by_a_field() {
             }
         }
         assert!(server.cluster.lookup(&index, &[], PLAIN).await.unwrap().is_empty());
+        let some = ["v2", "v3", "absent", "v8"];
+        let of_one =
+            server.cluster.lookup_where(&index, &some, ("collection_id", 2), ReadLane::Keys).await.unwrap();
+        assert_eq!(of_one.hits().map(|hit| hit.id.as_str()).collect::<BTreeSet<_>>(), ["v2", "v8"].into());
         let mut ids = BTreeSet::new();
-        let shards = [(0, 0), (1, 0), (2, 0)];
-        for page in server.cluster.keys_where(&index, &shards, "collection_id", 2).await.unwrap() {
+        let walks = [0, 1, 2].map(Walk::new);
+        for page in server.cluster.walk(&index, &walks, "collection_id", 2).await.unwrap() {
             assert_eq!(page.next, None);
-            assert!(page.keys.iter().all(|(_, version)| *version == 1));
-            ids.extend(page.keys.into_iter().map(|(id, _)| id));
+            assert!(page.documents.iter().all(|document| document.version == 1));
+            let places: Vec<i64> = page.documents.iter().map(|document| document.seq_no).collect();
+            assert!(places.is_sorted());
+            let read = server.cluster.read_places(&index, page.shard, &places, ReadLane::Keys).await.unwrap();
+            ids.extend(read.unwrap().hits.into_iter().map(|hit| hit.id));
         }
         let expected: BTreeSet<_> = (0..30).filter(|n| n % 3 == 2).map(|n| format!("v{n}")).collect();
         assert_eq!(ids, expected);

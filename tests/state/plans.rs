@@ -52,6 +52,32 @@ async fn units_that_are_done_become_one_and_nothing_that_they_say_is_lost() {
 }
 
 #[tokio::test]
+async fn it_is_known_since_which_pass_the_log_of_a_shard_is_the_one_it_is() {
+    let fixture = Fixture::new().await;
+    let id = fixture.sources([1]).await[0];
+    let since = async |pass: i32, target: ShardTarget| {
+        let planned = fixture.state.plan_pass(fixture.merge, pass, &[target], 1_000).await.unwrap();
+        assert!(planned.is_some());
+        fixture.state.shards(fixture.merge).await.unwrap()[0].copied_since
+    };
+    let anew = |to| ShardTarget { history_uuid: "another".to_owned(), ..target(id, to) };
+    assert_eq!(since(0, target(id, 10)).await, Some(1));
+    assert_eq!(since(1, target(id, 20)).await, Some(1), "it has grown");
+    assert_eq!(since(2, anew(5)).await, Some(3));
+    fixture.state.plan_comparison(fixture.merge, 1_000).await.unwrap();
+    assert_eq!(since(3, anew(6)).await, Some(3));
+    // What another source of the collection wrote meanwhile is of no place in it.
+    fixture.state.set_source_state(&[id], SourceState::Gone).await.unwrap();
+    fixture.sources([1]).await;
+    assert_eq!(fixture.state.shards(fixture.merge).await.unwrap()[0].copied_since, None);
+    assert_eq!(since(4, anew(6)).await, Some(5));
+    // Set back to when it was empty: that makes no pass, and what comes then belongs to the next.
+    let empty = |to| ShardTarget { history_uuid: "a third".to_owned(), ..target(id, to) };
+    assert_eq!(since(5, empty(0)).await, Some(6));
+    assert_eq!(since(5, empty(3)).await, Some(6));
+}
+
+#[tokio::test]
 async fn an_empty_log_is_planned_as_nothing() {
     let fixture = Fixture::new().await;
     let sources = fixture.sources([1]).await;

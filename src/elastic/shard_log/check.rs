@@ -14,6 +14,8 @@ pub(in crate::elastic) struct Expected {
     pub shards: Option<i64>,
     /// The sequence numbers asked for, `from` inclusive, `to` exclusive; `None`: any.
     pub window: Option<(SeqNo, SeqNo)>,
+    /// Whether each hit must have an `_id`.
+    pub id: bool,
     /// Whether each hit must have a `_source`.
     pub source: bool,
     /// The most hits asked for; `None`: all there are.
@@ -40,6 +42,9 @@ pub(in crate::elastic) fn check(page: &RawPage, expected: &Expected) -> std::res
     }
     if let Some(other) = &page.foreign_index {
         return Err(format!("a hit is of another index, `{other}`"));
+    }
+    if expected.id && page.hits.iter().any(|hit| hit.id.is_empty()) {
+        return Err("a hit has no _id".into());
     }
     if expected.source && page.hits.iter().any(|hit| hit.source.is_empty()) {
         return Err("a hit has no _source".into());
@@ -129,7 +134,7 @@ mod tests {
     }
 
     fn window() -> Expected {
-        Expected { shards: Some(1), window: Some((10, 20)), source: true, limit: None }
+        Expected { shards: Some(1), window: Some((10, 20)), id: true, source: true, limit: None }
     }
 
     fn accepted(answer: &Value, expected: &Expected) -> Result<Page> {
@@ -216,8 +221,20 @@ mod tests {
     }
 
     #[test]
+    fn places_need_no_id() {
+        let mut answer = complete();
+        for hit in answer["hits"]["hits"].as_array_mut().unwrap() {
+            remove(hit, "_id");
+            remove(hit, "_source");
+        }
+        let places = Expected { id: false, source: false, ..window() };
+        assert_eq!(accepted(&answer, &places).unwrap().hits.len(), 2);
+        assert!(accepted(&answer, &Expected { id: true, ..places }).is_err());
+    }
+
+    #[test]
     fn a_search_of_all_shards_needs_each_of_them() {
-        let all = Expected { shards: None, window: None, source: true, limit: None };
+        let all = Expected { shards: None, window: None, id: true, source: true, limit: None };
         let mut answer = complete();
         answer["_shards"] = json!({"total": 3, "successful": 3, "skipped": 2, "failed": 0});
         assert_eq!(accepted(&answer, &all).unwrap().hits.len(), 2);

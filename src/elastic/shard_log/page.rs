@@ -256,7 +256,8 @@ fn hit(
     })?;
     let lacks = |what: &str| Broken::Wrong(format!("a hit has no {what}"));
     let hit = Hit {
-        id: id.ok_or_else(|| lacks("_id"))?,
+        // Not every lane asks for it: what must be there is checked afterwards.
+        id: id.unwrap_or_default(),
         seq_no: seq_no.ok_or_else(|| lacks("_seq_no"))?,
         version: version.ok_or_else(|| lacks("_version"))?,
         source,

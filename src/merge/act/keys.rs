@@ -9,7 +9,9 @@
 //! and the counts are taken once more; if anything came in between, all of it is done again.
 
 mod compare;
+mod documents;
 mod follow;
+mod live;
 mod twins;
 mod withheld;
 
@@ -28,13 +30,15 @@ use crate::merge::observe::{active, parse_memo};
 use crate::merge::plan::is_unfinished;
 use crate::merge::valid::{SourceWrites, ValidMerge};
 use crate::state::{
-    CollectionVerdict, Counts, QuarantineFilter, QuarantinedRow, SourceId, SourceRow, SourceState, storable,
+    CollectionVerdict, Counts, QuarantineFilter, QuarantinedRow, ShardRow, SourceId, SourceRow, SourceState,
+    storable,
 };
-use compare::{Compared, Comparison, Judgement, delete_others};
+use compare::{Compared, Comparison};
+use documents::{Documents, Judgement};
 use twins::Twins;
 use withheld::{Quarantine, Withheld, is_present};
 
-pub(super) use compare::COLLECTION_FIELD;
+pub(super) use documents::COLLECTION_FIELD;
 pub(super) use follow::follow;
 
 /// Quarantined chunks looked at in one request.
@@ -103,6 +107,10 @@ async fn compare_sides(
         readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?).0
     };
     let there = count_destination(engine).await?;
+    let mut planned: BTreeMap<SourceId, Vec<ShardRow>> = BTreeMap::new();
+    for row in engine.state.shards(engine.id).await? {
+        planned.entry(row.source).or_default().push(row);
+    }
     let counts: BTreeMap<i64, Counts> =
         engine.state.collection_counts(engine.id).await?.into_iter().collect();
     let mut to_compare = 0;
@@ -118,14 +126,12 @@ async fn compare_sides(
                 let mut sides = Sides::new(shards, in_destination, &counts, rows);
                 // Chunks that share a key hide a difference of the counts, and are compared once more.
                 if sides.collapsed > 0 || !sides.agree() {
-                    let copied = shards.iter().map(|shard| (shard.shard, shard.max_seq_no + 1)).collect();
+                    let shards = planned.get(&source.id).map_or(&[][..], Vec::as_slice);
                     let withheld = Withheld::new(rows);
-                    let comparison = Comparison { engine, source, pass, copied, withheld };
-                    let Some(compared) = comparison.run(sides.source.max(sides.destination)).await? else {
-                        return Ok(None);
-                    };
+                    let comparison = Comparison { engine, source, pass, shards, withheld };
+                    let Some(compared) = comparison.run().await? else { return Ok(None) };
                     sides.learn(&compared);
-                    to_compare += twins.compare(engine, compared.shared).await?;
+                    to_compare += twins.compare(engine, &compared.shared).await?;
                 }
                 verdicts.push(sides.verdict(source.collection_id, &counts));
             }
@@ -295,10 +301,11 @@ pub(super) async fn purge(engine: &Engine, source: &SourceRow) -> Result<(), Mer
     let pass = engine.merge_row().await?.pass;
     let destination = &engine.merge.destination.index;
     engine.destination.refresh(std::slice::from_ref(destination)).await.map_err(MergeError::Destination)?;
-    let found = delete_others(engine, source.collection_id, pass, |_, _| Judgement::TooMuch).await?;
+    let (documents, _) = Documents::unknown(engine, source.collection_id, |_| false).await?;
+    let judged = documents.judge(engine, pass, |_, _| Judgement::TooMuch).await?;
     tracing::info!(
         collection = source.collection_id,
-        deleted = found.deleted,
+        deleted = judged.deleted,
         "the chunks of a source that is gone are deleted"
     );
     Ok(())

@@ -36,6 +36,7 @@ fn all(source: &SourceRow) -> (Stored<'_>, DestinationNow, IndexNow) {
         copy_planned_to: 6,
         verify_planned_to: 6,
         keys_checked_to: Some(6),
+        copied_since: Some(1),
     };
     let verdict = CollectionVerdict {
         collection_id: 42,

@@ -1,41 +1,43 @@
 //! The keys of one source against those of its collection in the destination; what is too much there is deleted.
 //!
+//! First by places: which chunks live, and which documents were written from one of them ([`Live`]). That settles all
+//! but what was deleted, updated, or shares its key; of that the keys are read. So the cost is that of walking two logs
+//! without reading what they hold, and that of the differences.
+//!
 //! It may run while the source is written to. Each shard is read upwards and its new end after that, so a chunk that
 //! is updated meanwhile moves ahead of the reading and is seen there. What is deleted carries a version
-//! below that of everything that comes later ([`of_deletion`]), so the worst that a race can do
+//! below that of everything that comes later ([`crate::merge::version::of_deletion`]), so the worst that a race can do
 //! is to delete a chunk that the next pass brings back.
 //!
-//! Memory is bounded whatever the size of the collection: keys are held in buckets by their hash.
+//! Memory is bounded whatever the size of the collection: places are bits, and keys are held in buckets by their hash.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
+use super::documents::{COLLECTION_FIELD, Documents, Judgement};
+use super::live::Live;
 use super::withheld::Withheld;
 use crate::chunk::key_of;
 use crate::elastic::{
-    BulkBody, BulkItem, ElasticError, ErrorCategory, IndexName, MAX_WINDOW, SeqNo, ShardNumber, WindowRequest,
+    ElasticError, ErrorCategory, Hit, IndexName, Lookup, MAX_WINDOW, ReadLane, SeqNo, ShardNumber,
+    WindowRequest,
 };
 use crate::merge::act::sources::index_name;
-use crate::merge::act::writer_alias;
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::key_lane;
-use crate::merge::version::{Origin, of_deletion};
-use crate::state::SourceRow;
+use crate::merge::version::Origin;
 use crate::state::invariants::Place;
+use crate::state::{ShardRow, SourceRow};
 
 /// Keys held in memory at once: about 80 bytes each with the map's overhead.
 const BUCKET: u64 = 500_000;
-/// Deletions in one bulk.
-const DELETIONS: usize = 1_000;
-/// How often a bulk of deletions is sent while some are rejected.
-const DELETION_ATTEMPTS: u32 = 8;
-/// Windows of keys read with one request.
+/// Windows read with one request.
 const WINDOWS: usize = 8;
+/// Chunks whose keys are read with one request.
+const KEYS: usize = 5_000;
 /// How often the end of a log that grows while it is read is read again.
 const TAILS: u32 = 5;
-/// The field by which the destination's documents belong to a collection.
-pub(in crate::merge::act) const COLLECTION_FIELD: &str = "collection_id";
 
 /// What a comparison found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,25 +66,26 @@ pub(super) struct Comparison<'a> {
     pub source: &'a SourceRow,
     /// The last pass that was planned before anything else was read.
     pub pass: i32,
-    /// How far each shard is copied.
-    pub copied: BTreeMap<ShardNumber, SeqNo>,
+    /// Its shards, as they are planned.
+    pub shards: &'a [ShardRow],
     pub withheld: Withheld,
 }
 
-/// Chunks of a source that was read: all, those that are withheld, those that have no key and are not withheld.
-#[derive(Debug, Clone, Copy, Default)]
-struct Read {
-    live: u64,
-    withheld: u64,
-    keyless: u64,
-}
+type Ends = BTreeMap<ShardNumber, SeqNo>;
 
-/// The live chunks of each key, by where they are.
+/// Live chunks with a key of one bucket, by where they are; those of which the document was found aside.
 #[derive(Default)]
 struct Keys {
     first: HashMap<u128, (ShardNumber, SeqNo)>,
     /// The others with the same key: rare.
     twins: HashMap<u128, Vec<(ShardNumber, SeqNo)>>,
+    /// Chunks that have the key of one whose document was found, and that one.
+    of_found: Vec<(ShardNumber, SeqNo)>,
+    /// Chunks without a key.
+    keyless: u64,
+    /// Chunks that came after the places were read, and how many of them are withheld.
+    late: u64,
+    late_withheld: u64,
 }
 
 impl Keys {
@@ -98,35 +101,61 @@ impl Keys {
         let twins = self.twins.get(&key).map_or(&[][..], Vec::as_slice);
         self.first.get(&key).copied().into_iter().chain(twins.iter().copied())
     }
+
+    /// Where the chunks are that share their key.
+    fn shared(&self) -> impl Iterator<Item = (ShardNumber, SeqNo)> {
+        self.twins.keys().flat_map(|&key| self.places(key)).chain(self.of_found.iter().copied())
+    }
 }
 
 impl Comparison<'_> {
     /// Compares and deletes. `None`: the index cannot be read now, and nothing is known of it.
-    pub async fn run(&self, expected: u64) -> Result<Option<Compared>, MergeError> {
-        let buckets = (expected / BUCKET + 1).min(256);
-        let mut sum = Compared::default();
+    pub async fn run(&self) -> Result<Option<Compared>, MergeError> {
+        let name = index_name(self.source)?;
+        let Some(ends) = self.ends(&name).await? else { return Ok(None) };
+        let Some((mut live, withheld)) = self.read_live(&name, &ends).await? else { return Ok(None) };
+        let known = |version| live.find(version);
+        let (documents, found) = Documents::unknown(self.engine, self.source.collection_id, known).await?;
+        let mut sum = Compared {
+            live: live.len() + withheld,
+            withheld,
+            distinct: live.found_len(),
+            kept: found,
+            ..Compared::default()
+        };
+        let unfound = live.len() - live.found_len();
+        let buckets = if unfound == 0 && documents.is_empty() { 0 } else { unfound / BUCKET + 1 };
+        let (of_places, withheld_of_places) = (sum.live, sum.withheld);
         for bucket in 0..buckets {
-            let in_bucket = |key: u128| (key >> 120) as u64 % buckets == bucket;
-            let mut keys = Keys::default();
-            let Some(read) = self.read_source(&in_bucket, &mut keys).await? else { return Ok(None) };
-            // Each bucket reads the whole log: the last look counts.
-            (sum.live, sum.withheld, sum.keyless) = (read.live, read.withheld, read.keyless);
+            let in_bucket = |key: u128| (key >> 64) as u64 % buckets == bucket;
+            let Some(keys) = self.read_keys(&name, &live, &ends, &in_bucket).await? else { return Ok(None) };
+            // Each bucket reads all of them: the last look counts.
+            sum.live = of_places + keys.late;
+            sum.withheld = withheld_of_places + keys.late_withheld;
+            sum.keyless = keys.keyless;
             sum.distinct += keys.first.len() as u64;
             let place = |(shard, seq_no)| Place { source: self.source.id, shard, seq_no };
-            sum.shared.extend(keys.twins.keys().flat_map(|&key| keys.places(key)).map(place));
-            let mut stale = Vec::new();
-            let judge = |key, version| {
-                let judgement =
-                    if in_bucket(key) { self.judge(&keys, key, version) } else { Judgement::Other };
-                if judgement == Judgement::Stale {
-                    stale.extend(self.copied(&keys, key).map(place));
+            sum.shared.extend(keys.shared().map(place));
+            let judge = |id: &str, version| {
+                let key = short_key(id);
+                if !in_bucket(key) {
+                    return Judgement::Other;
                 }
-                judgement
+                if keys.places(key).next().is_none() {
+                    return Judgement::TooMuch;
+                }
+                if self.is_stale(&keys, key, version) {
+                    sum.stale.extend(self.copied(&keys, key).map(place));
+                }
+                Judgement::Kept
             };
-            let found = delete_others(self.engine, self.source.collection_id, self.pass, judge).await?;
-            sum.kept += found.kept;
-            sum.deleted += found.deleted;
-            sum.stale.append(&mut stale);
+            let judged = documents.judge(self.engine, self.pass, judge).await?;
+            sum.kept += judged.kept;
+            sum.deleted += judged.deleted;
+        }
+        for places in [&mut sum.shared, &mut sum.stale] {
+            places.sort_unstable();
+            places.dedup();
         }
         tracing::info!(
             collection = self.source.collection_id,
@@ -138,89 +167,159 @@ impl Comparison<'_> {
         Ok(Some(sum))
     }
 
-    fn judge(&self, keys: &Keys, key: u128, version: i64) -> Judgement {
+    /// Whether all chunks with that key that are copied are others than the one that its document was written from.
+    fn is_stale(&self, keys: &Keys, key: u128, version: i64) -> bool {
         let there = Origin::of(version);
-        if keys.places(key).next().is_none() {
-            return Judgement::TooMuch;
-        }
         let mut copied = self.copied(keys, key).peekable();
-        let is_stale =
-            copied.peek().is_some() && copied.all(|(shard, seq_no)| Origin::new(shard, seq_no) != there);
-        if is_stale { Judgement::Stale } else { Judgement::Kept }
+        copied.peek().is_some() && copied.all(|(shard, seq_no)| Origin::new(shard, seq_no) != there)
     }
 
     /// The live chunks with that key that are copied: what is beyond comes with the next pass.
     fn copied(&self, keys: &Keys, key: u128) -> impl Iterator<Item = (ShardNumber, SeqNo)> {
-        keys.places(key).filter(|(shard, seq_no)| self.copied.get(shard).is_some_and(|end| seq_no < end))
+        let end =
+            |shard| self.shards.iter().find(|row| row.shard == shard).map_or(0, |row| row.copy_planned_to);
+        keys.places(key).filter(move |&(shard, seq_no)| seq_no < end(shard))
     }
 
-    /// Reads every key of the source once.
-    async fn read_source(
-        &self,
-        in_bucket: &impl Fn(u128) -> bool,
-        keys: &mut Keys,
-    ) -> Result<Option<Read>, MergeError> {
-        let name = index_name(self.source)?;
-        let mut read: BTreeMap<ShardNumber, SeqNo> = BTreeMap::new();
-        let mut sum = Read::default();
-        for _ in 0..TAILS {
-            let Some(ends) = self.ends(&name).await? else { return Ok(None) };
-            let mut open = windows(&read, &ends);
-            if open.is_empty() {
-                break;
-            }
-            read = ends;
-            while !open.is_empty() {
-                let part: Vec<WindowRequest> = open
-                    .drain(..WINDOWS.min(open.len()))
-                    .map(|(shard, from, to)| WindowRequest {
-                        index: name.clone(),
-                        shard,
-                        from,
-                        to,
-                        lane: key_lane(),
-                        most: None,
-                    })
-                    .collect();
-                let pages = self.engine.source.read_windows(&part).await.map_err(MergeError::Source)?;
-                for (request, page) in part.iter().zip(pages) {
-                    let Some(page) = readable(page)? else { return Ok(None) };
-                    sum.live += page.hits.len() as u64;
-                    for hit in &page.hits {
-                        if self.withheld.holds(request.shard, hit.seq_no) {
-                            sum.withheld += 1;
-                            continue;
-                        }
-                        let Ok(id) = key_of(hit.source()) else {
-                            sum.keyless += 1;
-                            continue;
-                        };
-                        let key = short_key(&id);
-                        if in_bucket(key) {
-                            keys.add(key, (request.shard, hit.seq_no));
-                        }
+    /// The places of all live chunks up to these ends, and how many of them are withheld beside them.
+    async fn read_live(&self, name: &IndexName, ends: &Ends) -> Result<Option<(Live, u64)>, MergeError> {
+        let mut live = Live::new(self.shards, self.source.shards, self.pass);
+        let mut withheld = 0;
+        for part in windows(&Ends::new(), ends).chunks(WINDOWS) {
+            let Some(pages) = self.read_windows(name, part, ReadLane::Places).await? else { return Ok(None) };
+            for (shard, hits) in pages {
+                for hit in hits {
+                    if self.withheld.holds(shard, hit.seq_no) {
+                        withheld += 1;
+                    } else {
+                        live.add(shard, hit.seq_no);
                     }
                 }
             }
         }
-        Ok(Some(sum))
+        Ok(Some((live, withheld)))
     }
 
-    /// The present ends of the logs, with everything below them visible.
-    async fn ends(&self, name: &IndexName) -> Result<Option<BTreeMap<ShardNumber, SeqNo>>, MergeError> {
+    /// The keys of the bucket, of the chunks whose document was not found, and of all that came since.
+    async fn read_keys(
+        &self,
+        name: &IndexName,
+        live: &Live,
+        ends: &Ends,
+        in_bucket: &impl Fn(u128) -> bool,
+    ) -> Result<Option<Keys>, MergeError> {
+        let mut keys = Keys::default();
+        for (shard, places) in live.unfound() {
+            let places: Vec<SeqNo> = places.iter().collect();
+            for part in places.chunks(KEYS) {
+                let page = self.engine.source.read_places(name, shard, part, key_lane()).await;
+                let Some(page) = readable(page.map_err(MergeError::Source)?)? else { return Ok(None) };
+                self.take(&mut keys, live, shard, &page.hits, in_bucket).await?;
+            }
+        }
+        let mut read = ends.clone();
+        for _ in 0..TAILS {
+            let Some(now) = self.ends(name).await? else { return Ok(None) };
+            let open = windows(&read, &now);
+            if open.is_empty() {
+                break;
+            }
+            read = now;
+            for part in open.chunks(WINDOWS) {
+                let Some(pages) = self.read_windows(name, part, key_lane()).await? else { return Ok(None) };
+                for (shard, mut hits) in pages {
+                    let all = hits.len();
+                    hits.retain(|hit| !self.withheld.holds(shard, hit.seq_no));
+                    keys.late += all as u64;
+                    keys.late_withheld += (all - hits.len()) as u64;
+                    self.take(&mut keys, live, shard, &hits, in_bucket).await?;
+                }
+            }
+        }
+        Ok(Some(keys))
+    }
+
+    /// Adds the keys of these chunks that are in the bucket.
+    async fn take(
+        &self,
+        keys: &mut Keys,
+        live: &Live,
+        shard: ShardNumber,
+        hits: &[Hit],
+        in_bucket: &impl Fn(u128) -> bool,
+    ) -> Result<(), MergeError> {
+        let mut taken = Vec::with_capacity(hits.len());
+        for hit in hits {
+            match key_of(hit.source()) {
+                Ok(id) if in_bucket(short_key(&id)) => taken.push((id, hit.seq_no)),
+                Ok(_) => {}
+                Err(_) => keys.keyless += 1,
+            }
+        }
+        let there = if live.found_len() == 0 { Lookup::default() } else { self.look_up(&taken).await? };
+        for (id, seq_no) in taken {
+            match there.get(&id).and_then(|hit| live.found(hit.version)) {
+                Some(own) => keys.of_found.extend([own, (shard, seq_no)]),
+                None => keys.add(short_key(&id), (shard, seq_no)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The documents of the collection under these ids.
+    async fn look_up(&self, taken: &[(String, SeqNo)]) -> Result<Lookup, MergeError> {
+        let ids: Vec<&str> = taken.iter().map(|(id, _)| id.as_str()).collect();
+        let of = (COLLECTION_FIELD, self.source.collection_id);
+        let destination = &self.engine.merge.destination.index;
+        self.engine
+            .destination
+            .lookup_where(destination, &ids, of, ReadLane::Keys)
+            .await
+            .map_err(MergeError::Destination)
+    }
+
+    /// Reads windows with one request. `None`: the index cannot be read now.
+    async fn read_windows(
+        &self,
+        name: &IndexName,
+        windows: &[(ShardNumber, SeqNo, SeqNo)],
+        lane: ReadLane,
+    ) -> Result<Option<Vec<(ShardNumber, Vec<Hit>)>>, MergeError> {
+        let request = |&(shard, from, to): &(ShardNumber, SeqNo, SeqNo)| WindowRequest {
+            index: name.clone(),
+            shard,
+            from,
+            to,
+            lane: lane.clone(),
+            most: None,
+        };
+        let requests: Vec<WindowRequest> = windows.iter().map(request).collect();
+        let pages = self.engine.source.read_windows(&requests).await.map_err(MergeError::Source)?;
+        windows
+            .iter()
+            .zip(pages)
+            .map(|(&(shard, ..), page)| Ok(readable(page)?.map(|page| (shard, page.hits))))
+            .collect()
+    }
+
+    /// The present ends of the logs, with everything below them visible. `None` also if they are not the logs that were
+    /// planned.
+    async fn ends(&self, name: &IndexName) -> Result<Option<Ends>, MergeError> {
         let names = std::slice::from_ref(name);
         let Some(mut stats) = existing(self.engine.source.primary_stats(names).await)? else {
             return Ok(None);
         };
         let Some(stats) = stats.remove(name) else { return Ok(None) };
-        let Some(shards) = readable(stats)? else { return Ok(None) };
-        if shards.iter().any(|shard| shard.index_uuid.0 != self.source.index_uuid) {
+        let Some(now) = readable(stats)? else { return Ok(None) };
+        let history = |shard| self.shards.iter().find(|row| row.shard == shard).map(|row| &row.history_uuid);
+        let is_planned = now.iter().all(|shard| {
+            shard.index_uuid.0 == self.source.index_uuid
+                && history(shard.shard).is_none_or(|planned| *planned == shard.history_uuid)
+        });
+        if !is_planned || existing(self.engine.source.refresh(names).await)?.is_none() {
             return Ok(None);
         }
-        if existing(self.engine.source.refresh(names).await)?.is_none() {
-            return Ok(None);
-        }
-        Ok(Some(shards.iter().map(|shard| (shard.shard, shard.max_seq_no + 1)).collect()))
+        Ok(Some(now.iter().map(|shard| (shard.shard, shard.max_seq_no + 1)).collect()))
     }
 }
 
@@ -256,99 +355,6 @@ fn existing<T>(result: Result<T, ElasticError>) -> Result<Option<T>, MergeError>
         Err(error) if error.is_missing_index() || error.is_closed_index() || error.is_alias() => Ok(None),
         Err(error) => Err(MergeError::Source(error)),
     }
-}
-
-/// What is to become of a document of the destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Judgement {
-    /// Not looked at this time.
-    Other,
-    /// It stays.
-    Kept,
-    /// It stays, and what it was written from lives no more.
-    Stale,
-    /// It is deleted.
-    TooMuch,
-}
-
-/// Walks over the collection's documents in the destination, deletes what is judged too much and counts the rest.
-pub(super) async fn delete_others(
-    engine: &Engine,
-    collection: i64,
-    pass: i32,
-    mut judge: impl FnMut(u128, i64) -> Judgement,
-) -> Result<Compared, MergeError> {
-    let destination = &engine.merge.destination.index;
-    let (mut found, mut deletes) = (Compared::default(), false);
-    let mut open: Vec<(ShardNumber, SeqNo)> =
-        (0..engine.merge.destination.shards).filter_map(|shard| Some((shard.try_into().ok()?, 0))).collect();
-    while !open.is_empty() {
-        let pages = engine
-            .destination
-            .keys_where(destination, &open, COLLECTION_FIELD, collection)
-            .await
-            .map_err(MergeError::Destination)?;
-        let (mut next, mut extra) = (Vec::new(), Vec::new());
-        for ((shard, _), page) in open.into_iter().zip(pages) {
-            next.extend(page.next.map(|from| (shard, from)));
-            for (id, version) in page.keys {
-                match judge(short_key(&id), version) {
-                    Judgement::Other => {}
-                    Judgement::Kept | Judgement::Stale => found.kept += 1,
-                    Judgement::TooMuch => extra.push(id),
-                }
-            }
-        }
-        // Page by page, so that memory does not grow with the collection: the walk goes upwards, past what is deleted.
-        found.deleted += delete(engine, &extra, of_deletion(pass)).await?;
-        deletes |= !extra.is_empty();
-        open = next;
-    }
-    if deletes {
-        let name = std::slice::from_ref(destination);
-        engine.destination.refresh(name).await.map_err(MergeError::Destination)?;
-    }
-    Ok(found)
-}
-
-/// Deletes by id; returns how many. One that has a higher version came back meanwhile, and stays.
-async fn delete(engine: &Engine, ids: &[String], version: i64) -> Result<u64, MergeError> {
-    let alias = writer_alias(&engine.merge);
-    let mut deleted = 0;
-    for part in ids.chunks(DELETIONS) {
-        let mut open: Vec<&String> = part.iter().collect();
-        for _ in 0..DELETION_ATTEMPTS {
-            let mut body = BulkBody::with_capacity(open.len() * 128);
-            for id in &open {
-                body.push_delete(id, version);
-            }
-            let outcome =
-                engine.destination.bulk(&alias, true, body).await.map_err(MergeError::Destination)?;
-            let mut rejected = Vec::new();
-            for (id, item) in open.into_iter().zip(outcome.items) {
-                match item {
-                    BulkItem::Retry(_) => rejected.push(id),
-                    BulkItem::Applied | BulkItem::Missing => deleted += 1,
-                    BulkItem::AlreadyThere => {}
-                    BulkItem::Refused(refusal) => {
-                        return Err(MergeError::Internal(format!(
-                            "a deletion was refused: {}: {}",
-                            refusal.kind, refusal.reason
-                        )));
-                    }
-                }
-            }
-            open = rejected;
-            if open.is_empty() {
-                break;
-            }
-        }
-        if !open.is_empty() {
-            let reason = format!("{} deletions were rejected again and again", open.len());
-            return Err(MergeError::Destination(ElasticError::rejected(reason)));
-        }
-    }
-    Ok(deleted)
 }
 
 /// The first 128 bits of a destination id (SHA-256 in hex): enough to tell keys apart.

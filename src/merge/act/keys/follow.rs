@@ -44,20 +44,14 @@ pub async fn follow(engine: &Engine) -> Result<(), MergeError> {
     let quarantine = Quarantine::new(quarantine);
     for id in suspects {
         let Some((source, shards)) = behind.get(&id) else { continue };
-        let comparison = Comparison {
-            engine,
-            source,
-            pass,
-            copied: shards.iter().map(|row| (row.shard, row.copy_planned_to)).collect(),
-            withheld: Withheld::new(quarantine.of(id)),
-        };
-        let Some(mut compared) = comparison.run(source.documents.max(0).unsigned_abs()).await? else {
+        let comparison =
+            Comparison { engine, source, pass, shards, withheld: Withheld::new(quarantine.of(id)) };
+        let Some(compared) = comparison.run().await? else {
             unreadable.insert(id);
             continue;
         };
         if !compared.stale.is_empty() {
             // The twin of a deleted chunk is in the source with its own content: that must be there now.
-            compared.stale.sort_unstable();
             engine.state.plan_recheck(engine.id, &compared.stale).await?;
         }
         engine.state.keys_checked(engine.id, shards).await?;

@@ -1,0 +1,184 @@
+//! The live chunks of a source by their places, and which of them have their document in the destination. Pure.
+//!
+//! A version names the operation of the source that its document was written from, and an operation has one key. So a
+//! document whose operation lives is the document of that chunk, and neither of them has to be read: places and
+//! versions are enough. What this does not settle (a chunk or a document without the other) is compared by keys.
+
+use std::collections::BTreeMap;
+
+use roaring::RoaringTreemap;
+
+use crate::elastic::{SeqNo, ShardNumber};
+use crate::merge::version::{DISTINCT_SHARDS, Origin, pass_of};
+use crate::state::ShardRow;
+
+/// Sequence numbers of one shard: a bit each where they are dense.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Places(RoaringTreemap);
+
+impl Places {
+    pub fn add(&mut self, seq_no: SeqNo) {
+        if let Ok(place) = u64::try_from(seq_no) {
+            self.0.insert(place);
+        }
+    }
+
+    fn contains(&self, seq_no: SeqNo) -> bool {
+        u64::try_from(seq_no).is_ok_and(|place| self.0.contains(place))
+    }
+
+    pub fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// Upwards.
+    pub fn iter(&self) -> impl Iterator<Item = SeqNo> + '_ {
+        self.0.iter().filter_map(|place| SeqNo::try_from(place).ok())
+    }
+}
+
+/// The live chunks of a source that are not in quarantine.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    shards: BTreeMap<ShardNumber, Shard>,
+    last_pass: i32,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    /// From which pass on a version speaks of this log; `None`: no version is believed.
+    since: Option<i32>,
+    live: Places,
+    found: Places,
+}
+
+impl Live {
+    /// `rows` are the shards of a source with so many, `last_pass` the last one that was planned.
+    pub fn new(rows: &[ShardRow], shards: i32, last_pass: i32) -> Live {
+        let are_distinct = shards <= DISTINCT_SHARDS;
+        let shard = |row: &ShardRow| {
+            let since = row.copied_since.filter(|_| are_distinct);
+            (row.shard, Shard { since, ..Shard::default() })
+        };
+        Live { shards: rows.iter().map(shard).collect(), last_pass }
+    }
+
+    pub fn add(&mut self, shard: ShardNumber, seq_no: SeqNo) {
+        self.shards.entry(shard).or_default().live.add(seq_no);
+    }
+
+    /// Whether the operation that a version of the destination speaks of lives here; it is found then.
+    pub fn find(&mut self, version: i64) -> bool {
+        let Some((shard, seq_no)) = self.operation(version) else { return false };
+        let Some(shard) = self.shards.get_mut(&shard) else { return false };
+        shard.found.add(seq_no);
+        true
+    }
+
+    /// The live chunk whose document has that version, if it was found.
+    pub fn found(&self, version: i64) -> Option<(ShardNumber, SeqNo)> {
+        let (shard, seq_no) = self.operation(version)?;
+        self.shards.get(&shard)?.found.contains(seq_no).then_some((shard, seq_no))
+    }
+
+    fn operation(&self, version: i64) -> Option<(ShardNumber, SeqNo)> {
+        let Origin { shard: number, seq_no } = Origin::of(version);
+        let shard = self.shards.get(&number)?;
+        let is_of_this_log = (shard.since?..=self.last_pass).contains(&pass_of(version));
+        (is_of_this_log && shard.live.contains(seq_no)).then_some((number, seq_no))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> u64 {
+        self.shards.values().map(|shard| shard.live.len()).sum()
+    }
+
+    /// How many were found.
+    pub fn found_len(&self) -> u64 {
+        self.shards.values().map(|shard| shard.found.len()).sum()
+    }
+
+    /// Where the others are.
+    pub fn unfound(&self) -> Vec<(ShardNumber, Places)> {
+        let unfound = |shard: &Shard| Places(&shard.live.0 - &shard.found.0);
+        self.shards.iter().map(|(&number, shard)| (number, unfound(shard))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::merge::version::{of_copy, of_deletion, of_repair};
+
+    fn row(shard: ShardNumber, copied_since: Option<i32>) -> ShardRow {
+        ShardRow {
+            source: 1,
+            shard,
+            history_uuid: "h".to_owned(),
+            copy_planned_to: 10,
+            verify_planned_to: 10,
+            keys_checked_to: None,
+            copied_since,
+        }
+    }
+
+    /// Two shards: 0 since pass 3, with 1 and 2 live; 1 since pass 5, with 2 live. Pass 7 is the last.
+    fn two() -> Live {
+        let mut live = Live::new(&[row(0, Some(3)), row(1, Some(5))], 2, 7);
+        for (shard, seq_no) in [(0, 1), (0, 2), (1, 2)] {
+            live.add(shard, seq_no);
+        }
+        live
+    }
+
+    #[test]
+    fn a_document_is_found_by_the_operation_it_was_written_from() {
+        let mut live = two();
+        assert!(live.find(of_copy(3, 0, 1)) && live.find(of_repair(7, 1, 2)));
+        // The same document, seen again after it was written again.
+        assert!(live.find(of_repair(6, 0, 1)));
+        assert_eq!((live.len(), live.found_len()), (3, 2));
+        assert_eq!(live.found(of_copy(4, 1, 2)), None, "before shard 1 was planned");
+        assert_eq!(live.found(of_copy(6, 1, 2)), Some((1, 2)));
+        let unfound: Vec<_> = live
+            .unfound()
+            .into_iter()
+            .flat_map(|(shard, places)| places.iter().map(|at| (shard, at)).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(unfound, [(0, 2)]);
+    }
+
+    #[test]
+    fn versions_of_dead_chunks_other_logs_and_other_writers_find_nothing() {
+        let mut live = two();
+        for version in [
+            of_copy(3, 0, 3),
+            of_copy(2, 0, 1),
+            of_copy(4, 1, 2),
+            of_copy(8, 0, 1),
+            of_copy(5, 2, 2),
+            of_deletion(5),
+            i64::MAX,
+            1,
+            0,
+        ] {
+            assert!(!live.find(version), "{version}");
+        }
+        assert_eq!(live.found_len(), 0);
+    }
+
+    #[test]
+    fn nothing_is_found_where_versions_cannot_tell_the_log_or_the_shard() {
+        let mut unknown = Live::new(&[row(0, None)], 1, 7);
+        let mut many = Live::new(&[row(0, Some(1)), row(32, Some(1))], 33, 7);
+        for live in [&mut unknown, &mut many] {
+            live.add(0, 4);
+            assert!(!live.find(of_copy(5, 0, 4)));
+        }
+        // A shard that was never planned has no row.
+        let mut new = Live::new(&[], 1, 7);
+        new.add(0, 4);
+        assert!(!new.find(of_copy(5, 0, 4)));
+        assert_eq!((new.len(), new.found_len()), (1, 0));
+    }
+}
