@@ -150,3 +150,48 @@ async fn the_words_of_a_deleted_twin_give_way_to_those_of_the_one_that_lives() {
     session.stop().await;
     scene.completes(&scene.manifest(DIMENSIONS)).await;
 }
+
+/// More documents than a page holds, of which some are deleted, some come back with other words, and some have twins.
+#[tokio::test(flavor = "multi_thread")]
+async fn deletions_are_found_page_by_page_in_a_large_collection() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let _tables = Shelf::tables(&scene).await;
+    let small = Shelf::create(&scene, scene.first_id + 1, 1).await;
+    let shelf = Shelf::create(&scene, scene.first_id, 2).await;
+    let first = scene.first_id;
+    for document in 0..13 {
+        shelf.put_document(first + document, 2_000, "the first words").await;
+        small.put_document(first + 100 + document, 3, "beside it").await;
+    }
+    shelf.put_document(first, 300, "the first words").await;
+    let count = async || {
+        scene.destination_cluster.refresh(&scene.index).await.unwrap();
+        let query = serde_json::json!({"query": {"term": {"collection_id": shelf.collection}}});
+        let path = format!("/{}/_count", scene.index);
+        scene.destination_cluster.post(&path, &query).await.unwrap()["count"].as_i64().unwrap()
+    };
+    let session = Session::start(&held(&scene.manifest(DIMENSIONS))).await;
+    scene.wait_for_phase("Synced").await;
+    scene.wait_for_a_whole_pass().await;
+    assert_eq!(count().await, 26_000);
+    for document in [3, 7, 12] {
+        shelf.delete_document(first + document).await;
+    }
+    shelf.put_document(first + 7, 1_500, "it came back").await;
+    scene.wait_for_a_whole_pass().await;
+    assert_eq!(count().await, 21_500);
+    let last = serde_json::json!({"query": {"bool": {"filter": [
+        {"term": {"metadata.document_id": first + 11}}, {"term": {"id": 1_999}}]}}});
+    let path = format!("/{}/_delete_by_query?refresh=true", shelf.index);
+    assert_eq!(scene.source_cluster.post(&path, &last).await.unwrap()["deleted"], 1);
+    scene.wait_for_a_whole_pass().await;
+    assert_eq!(count().await, 21_499);
+    session.stop().await;
+    scene.completes(&scene.manifest(DIMENSIONS)).await;
+    let collapsed: Vec<i64> =
+        sqlx::query_scalar("SELECT collapsed FROM es_index_merge.collection_verdict ORDER BY collection_id")
+            .fetch_all(&scene.pool)
+            .await
+            .unwrap();
+    assert_eq!(collapsed, [300, 0]);
+}
