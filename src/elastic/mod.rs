@@ -49,7 +49,7 @@ pub use error::{ElasticError, ErrorCategory, Result};
 pub use info::IndexInfo;
 pub use lookup::{LogRange, Lookup};
 pub use names::{IndexName, IndexUuid, InvalidName, SeqNo, ShardNumber, Version};
-pub use places::{Located, Walk, WalkPage};
+pub use places::{Located, PlacesRequest, Walk, WalkPage};
 pub use retry::RetryPolicy;
 pub use segments::{Segment, SegmentReport};
 pub use shard_log::{Hit, MAX_WINDOW, Page, ReadLane, WindowRequest};

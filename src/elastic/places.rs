@@ -6,16 +6,17 @@
 use bytes::Bytes;
 use serde_json::json;
 
-use super::call::Call;
 use super::cluster::Cluster;
 use super::error::{ElasticError, ErrorCategory, Result};
 use super::names::{IndexName, SeqNo, ShardNumber};
 use super::shard_log::check::{Expected, accept};
 use super::shard_log::page::{RawAnswer, parse_many};
-use super::shard_log::{MAX_WINDOW, Page, READING, ReadLane, header, push_line, search_body, taken_apart};
+use super::shard_log::{MAX_WINDOW, Page, READING, ReadLane, Search, header, push_line, search_body};
 
 /// The most documents in a page.
-const PAGE: u64 = MAX_WINDOW.unsigned_abs();
+const LIMIT: usize = 10_000;
+const PAGE: u64 = LIMIT as u64;
+const _: () = assert!(PAGE == MAX_WINDOW.unsigned_abs(), "the server's own limit");
 /// Wider than this, a part is as good as all that is left.
 const WIDEST: SeqNo = 1 << 40;
 
@@ -77,6 +78,19 @@ pub struct WalkPage {
     pub next: Option<Walk>,
 }
 
+/// Places of a shard's log whose chunks are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacesRequest {
+    /// The index.
+    pub index: IndexName,
+    /// The shard.
+    pub shard: ShardNumber,
+    /// The places: at most [`MAX_WINDOW`].
+    pub places: Vec<SeqNo>,
+    /// What is read of each chunk.
+    pub lane: ReadLane,
+}
+
 impl Cluster {
     /// The next page of each of these walks over the documents with `field == value`, in their order, with one request.
     ///
@@ -88,75 +102,97 @@ impl Cluster {
         field: &str,
         value: i64,
     ) -> Result<Vec<WalkPage>> {
-        let limit = usize::try_from(PAGE).unwrap_or(usize::MAX);
-        let mut lines = Vec::with_capacity(walks.len() * 400);
-        for walk in walks {
-            let mut range = json!({"gte": walk.from});
-            if let Some(to) = walk.to {
-                range["lt"] = json!(to);
-            }
-            let filter = json!([{"range": {"_seq_no": range}}, {"term": {field: value}}]);
-            let mut body = search_body(json!({"bool": {"filter": filter}}), limit, &ReadLane::Places);
-            body["sort"] = json!([{"_seq_no": "asc"}]);
-            push_line(&mut lines, &header(index, Some(walk.shard)));
-            push_line(&mut lines, &body);
-        }
-        let answer = self.send(&Call::post(READING, "/_msearch").lines(Bytes::from(lines))).await?;
-        let (index, walks) = (index.clone(), walks.to_vec());
-        taken_apart(answer.len(), move || {
-            let answers = parse_many(&answer, &vec![&index; walks.len()], |_| None)?;
-            answers.into_iter().zip(&walks).map(|(answer, walk)| page(answer, walk, &index, limit)).collect()
-        })
-        .await
+        let search = |walk: &Walk| WalkSearch {
+            index: index.clone(),
+            walk: walk.clone(),
+            field: field.to_owned(),
+            value,
+        };
+        let searches: Vec<WalkSearch> = walks.iter().map(search).collect();
+        self.search_all(&searches).await?.into_iter().collect()
     }
 
-    /// What lives at these places of a shard's log (at most 10 000). The inner error is of the index, as with
-    /// [`Cluster::read_windows`].
-    pub async fn read_places(
-        &self,
-        index: &IndexName,
-        shard: ShardNumber,
-        places: &[SeqNo],
-        lane: ReadLane,
-    ) -> Result<Result<Page>> {
-        let (Some(&first), Some(&last)) = (places.iter().min(), places.iter().max()) else {
-            return Ok(Ok(Page { hits: Vec::new(), bytes: 0 }));
-        };
-        if places.len() as u64 > PAGE {
-            let reason = format!("{} places were asked for, more than {PAGE}", places.len());
-            return Err(ElasticError::new(ErrorCategory::Invalid, READING, reason));
-        }
-        let query = json!({"bool": {"filter": [{"terms": {"_seq_no": places}}]}});
-        let mut lines = Vec::new();
-        push_line(&mut lines, &header(index, Some(shard)));
-        push_line(&mut lines, &search_body(query, places.len(), &lane));
-        let answer = self.send(&Call::post(READING, "/_msearch").lines(Bytes::from(lines))).await?;
-        let expected = Expected {
-            shards: Some(1),
-            window: Some((first, last + 1)),
-            id: lane.has_id(),
-            source: lane.has_source(),
-            limit: None,
-        };
-        let index = index.clone();
-        taken_apart(answer.len(), move || {
-            let mut answers = parse_many(&answer, &[&index], |_| None)?;
-            let of = format!("index `{index}`, shard {shard}, places in [{first}, {last}]");
-            answers
-                .pop()
-                .map(|answer| accept(answer, &expected, &of))
-                .ok_or_else(|| ElasticError::bad_answer(READING, format!("{of}: there is no answer")))
-        })
-        .await
+    /// What lives at these places, with one request; the answers are in the order of the requests. Errors are as those
+    /// of [`Cluster::read_windows`].
+    pub async fn read_places(&self, requests: &[PlacesRequest]) -> Result<Vec<Result<Page>>> {
+        self.search_all(requests).await
     }
 }
 
-fn page(answer: RawAnswer, walk: &Walk, index: &IndexName, limit: usize) -> Result<WalkPage> {
+/// The next page of a walk.
+#[derive(Debug, Clone)]
+struct WalkSearch {
+    index: IndexName,
+    walk: Walk,
+    field: String,
+    value: i64,
+}
+
+impl Search for WalkSearch {
+    type Found = WalkPage;
+
+    fn write(&self, lines: &mut Vec<u8>) -> Result<()> {
+        let mut range = json!({"gte": self.walk.from});
+        if let Some(to) = self.walk.to {
+            range["lt"] = json!(to);
+        }
+        let filter = json!([{"range": {"_seq_no": range}}, {"term": {&self.field: self.value}}]);
+        let mut body = search_body(json!({"bool": {"filter": filter}}), LIMIT, &ReadLane::Places);
+        body["sort"] = json!([{"_seq_no": "asc"}]);
+        push_line(lines, &header(&self.index, Some(self.walk.shard)));
+        push_line(lines, &body);
+        Ok(())
+    }
+
+    fn read(answer: &Bytes, searches: &[Self]) -> Result<Vec<Result<WalkPage>>> {
+        let indices: Vec<&IndexName> = searches.iter().map(|search| &search.index).collect();
+        let answers = parse_many(answer, &indices, |_| None)?;
+        Ok(answers.into_iter().zip(searches).map(|(answer, search)| page(answer, search)).collect())
+    }
+}
+
+impl Search for PlacesRequest {
+    type Found = Page;
+
+    fn write(&self, lines: &mut Vec<u8>) -> Result<()> {
+        if !(1..=LIMIT).contains(&self.places.len()) {
+            let reason = format!("{} places were asked for, not 1 to {LIMIT}", self.places.len());
+            return Err(ElasticError::new(ErrorCategory::Invalid, READING, reason));
+        }
+        let query = json!({"bool": {"filter": [{"terms": {"_seq_no": self.places}}]}});
+        push_line(lines, &header(&self.index, Some(self.shard)));
+        push_line(lines, &search_body(query, self.places.len(), &self.lane));
+        Ok(())
+    }
+
+    fn read(answer: &Bytes, searches: &[Self]) -> Result<Vec<Result<Page>>> {
+        let indices: Vec<&IndexName> = searches.iter().map(|search| &search.index).collect();
+        let answers = parse_many(answer, &indices, |_| None)?;
+        Ok(answers.into_iter().zip(searches).map(|(answer, search)| at_places(answer, search)).collect())
+    }
+}
+
+fn at_places(answer: RawAnswer, request: &PlacesRequest) -> Result<Page> {
+    let PlacesRequest { index, shard, places, lane } = request;
+    let first = places.iter().min().copied().unwrap_or_default();
+    let last = places.iter().max().copied().unwrap_or_default();
+    let expected = Expected {
+        shards: Some(1),
+        window: Some((first, last + 1)),
+        id: lane.has_id(),
+        source: lane.has_source(),
+        limit: None,
+    };
+    accept(answer, &expected, &format!("index `{index}`, shard {shard}, places in [{first}, {last}]"))
+}
+
+fn page(answer: RawAnswer, search: &WalkSearch) -> Result<WalkPage> {
+    let WalkSearch { index, walk, .. } = search;
     let total = match &answer {
         RawAnswer::Found(page) => page.total.and_then(|total| total.value),
         RawAnswer::Failed(_) => None,
     };
-    let expected = Expected { shards: Some(1), window: None, id: false, source: false, limit: Some(limit) };
+    let expected = Expected { shards: Some(1), window: None, id: false, source: false, limit: Some(LIMIT) };
     let page = accept(answer, &expected, &format!("index `{index}`, shard {}", walk.shard))?;
     let documents: Vec<Located> =
         page.hits.iter().map(|hit| Located { seq_no: hit.seq_no, version: hit.version }).collect();
@@ -181,7 +217,7 @@ mod tests {
             let start = places.partition_point(|&place| place < walk.from);
             let end = walk.to.map_or(places.len(), |to| places.partition_point(|&place| place < to));
             let part = places.get(start..end).unwrap_or_default();
-            let page: Vec<SeqNo> = part.iter().copied().take(10_000).collect();
+            let page: Vec<SeqNo> = part.iter().copied().take(LIMIT).collect();
             next = walk.after(page.len() as u64, page.last().copied(), part.len() as u64);
             came.extend(page);
             requests += 1;

@@ -172,48 +172,78 @@ impl Cluster {
     /// [`ElasticError::is_closed_index`]), its shard has no active copy ([`ErrorCategory::Unavailable`]), the server
     /// has no room ([`ErrorCategory::Overloaded`], after it was asked again for a while), or its page failed a check ([`ErrorCategory::BadAnswer`]).
     pub async fn read_windows(&self, requests: &[WindowRequest]) -> Result<Vec<Result<Page>>> {
+        self.search_all(requests).await
+    }
+
+    /// Sends searches with one request, and for a while those of them again for which the server had no room.
+    pub(super) async fn search_all<S: Search>(&self, searches: &[S]) -> Result<Vec<Result<S::Found>>> {
         let policy = RetryPolicy::default();
         let started = Instant::now();
-        let mut pages = self.read_once(requests).await?;
+        let mut answers = self.search_once(searches).await?;
         let mut made = 1;
         loop {
-            let is_rejected = |page: &Result<Page>| {
-                page.as_ref().is_err_and(|error| error.category() == ErrorCategory::Overloaded)
+            let is_rejected = |answer: &Result<S::Found>| {
+                answer.as_ref().is_err_and(|error| error.category() == ErrorCategory::Overloaded)
             };
-            let (places, again): (Vec<&mut Result<Page>>, Vec<WindowRequest>) = pages
+            let (places, again): (Vec<&mut Result<S::Found>>, Vec<S>) = answers
                 .iter_mut()
-                .zip(requests)
-                .filter(|(page, _)| is_rejected(page))
-                .map(|(page, request)| (page, request.clone()))
+                .zip(searches)
+                .filter(|(answer, _)| is_rejected(answer))
+                .map(|(answer, search)| (answer, search.clone()))
                 .unzip();
             if again.is_empty() {
-                return Ok(pages);
+                return Ok(answers);
             }
             let Some(pause) = policy.pause(made, started.elapsed(), None, false) else {
-                return Ok(pages);
+                return Ok(answers);
             };
             made += 1;
             tokio::time::sleep(pause).await;
-            for (place, page) in places.into_iter().zip(self.read_once(&again).await?) {
-                *place = page;
+            for (place, answer) in places.into_iter().zip(self.search_once(&again).await?) {
+                *place = answer;
             }
         }
     }
 
-    async fn read_once(&self, requests: &[WindowRequest]) -> Result<Vec<Result<Page>>> {
-        if requests.is_empty() {
+    async fn search_once<S: Search>(&self, searches: &[S]) -> Result<Vec<Result<S::Found>>> {
+        if searches.is_empty() {
             return Ok(Vec::new());
         }
-        let mut lines = Vec::with_capacity(requests.len() * 400);
-        for request in requests {
-            check_request(request)?;
-            push_line(&mut lines, &header(&request.index, Some(request.shard)));
-            push_line(&mut lines, &window_body(request));
+        let mut lines = Vec::with_capacity(searches.len() * 400);
+        for search in searches {
+            search.write(&mut lines)?;
         }
         let call = Call::post(READING, "/_msearch").lines(Bytes::from(lines));
         let answer = self.send(&call).await?;
-        let requests = requests.to_vec();
-        taken_apart(answer.len(), move || pages(&answer, &requests)).await
+        let searches = searches.to_vec();
+        taken_apart(answer.len(), move || S::read(&answer, &searches)).await
+    }
+}
+
+/// A search that is one of many in a request.
+pub(super) trait Search: Clone + Send + Sync + 'static {
+    /// What its answer is made to.
+    type Found: Send + 'static;
+
+    /// Adds its two lines, if it may be asked at all.
+    fn write(&self, lines: &mut Vec<u8>) -> Result<()>;
+
+    /// Takes the answer to all of them apart, in their order.
+    fn read(answer: &Bytes, searches: &[Self]) -> Result<Vec<Result<Self::Found>>>;
+}
+
+impl Search for WindowRequest {
+    type Found = Page;
+
+    fn write(&self, lines: &mut Vec<u8>) -> Result<()> {
+        check_request(self)?;
+        push_line(lines, &header(&self.index, Some(self.shard)));
+        push_line(lines, &window_body(self));
+        Ok(())
+    }
+
+    fn read(answer: &Bytes, searches: &[Self]) -> Result<Vec<Result<Page>>> {
+        pages(answer, searches)
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use es_index_merge::elastic::{
-    ElasticError, ErrorCategory, Hit, IndexName, PrimaryStats, ReadLane, Version, Walk, WindowRequest,
+    ElasticError, ErrorCategory, Hit, IndexName, PlacesRequest, PrimaryStats, ReadLane, Version, Walk,
+    WindowRequest,
 };
 use rand::Rng as _;
 use serde_json::{Value, json};
@@ -263,11 +264,22 @@ async fn cannot_read(server: &Server) {
     }
     let error = server.cluster.walk(&healthy, &[Walk::new(7)], "n", 1).await.unwrap_err();
     assert_eq!(error.category(), ErrorCategory::BadAnswer, "{error}");
-    let places = |index, shard| server.cluster.read_places(index, shard, &[0], ReadLane::Keys);
-    assert_eq!(places(&red, 0).await.unwrap().unwrap_err().category(), ErrorCategory::Unavailable);
-    assert_eq!(places(&healthy, 7).await.unwrap().unwrap_err().category(), ErrorCategory::BadAnswer);
-    assert!(places(&missing, 0).await.unwrap().unwrap_err().is_missing_index());
-    assert!(places(&closed, 0).await.unwrap().unwrap_err().is_closed_index());
+    let first = |index: &IndexName, shard| PlacesRequest {
+        index: index.clone(),
+        shard,
+        places: vec![0],
+        lane: ReadLane::Keys,
+    };
+    let requests =
+        [first(&healthy, 0), first(&red, 0), first(&healthy, 7), first(&missing, 0), first(&closed, 0)];
+    let pages = server.cluster.read_places(&requests).await.unwrap();
+    assert!(pages[0].is_ok());
+    let failed = |number: usize| pages[number].as_ref().unwrap_err();
+    assert_eq!(failed(1).category(), ErrorCategory::Unavailable);
+    assert_eq!(failed(2).category(), ErrorCategory::BadAnswer);
+    assert!(failed(3).is_missing_index() && failed(4).is_closed_index());
+    let none = PlacesRequest { places: Vec::new(), ..first(&healthy, 0) };
+    assert_eq!(server.cluster.read_places(&[none]).await.unwrap_err().category(), ErrorCategory::Invalid);
 }
 
 #[tokio::test]
@@ -347,8 +359,10 @@ async fn chunks_are_looked_up_in_every_lane_and_ids_found_by_a_field() {
             assert!(page.documents.iter().all(|document| document.version == 1));
             let places: Vec<i64> = page.documents.iter().map(|document| document.seq_no).collect();
             assert!(places.is_sorted());
-            let read = server.cluster.read_places(&index, page.shard, &places, ReadLane::Keys).await.unwrap();
-            ids.extend(read.unwrap().hits.into_iter().map(|hit| hit.id));
+            let request =
+                PlacesRequest { index: index.clone(), shard: page.shard, places, lane: ReadLane::Keys };
+            let mut pages = server.cluster.read_places(&[request]).await.unwrap();
+            ids.extend(pages.remove(0).unwrap().hits.into_iter().map(|hit| hit.id));
         }
         let expected: BTreeSet<_> = (0..30).filter(|n| n % 3 == 2).map(|n| format!("v{n}")).collect();
         assert_eq!(ids, expected);

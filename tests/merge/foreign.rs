@@ -138,3 +138,47 @@ async fn a_destination_that_changes_what_it_is_given_gets_a_negative_verdict_tha
     assert!(run.output.contains("1 chunks differ after their repair"), "{run:?}");
     assert!(!scene.sources_are_blocked().await);
 }
+
+/// A document that somebody writes again has a version that speaks of a place on the next shard, where another chunk is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_chunk_of_a_document_that_somebody_wrote_again_is_deleted_and_no_other_one() {
+    let scene = Scene::new(Flavor::V9, Flavor::V9).await;
+    let shelf = one_shelf(&scene).await;
+    let session = Session::start(&held(&scene.manifest(DIMENSIONS))).await;
+    scene.wait_for_phase("Synced").await;
+    scene.wait_for_a_whole_pass().await;
+    let there = shelf.in_destination().await;
+    let shard = |hit: &Value| hit["_version"].as_i64().unwrap() & 31;
+    let (&(document, number), hit) = there.iter().find(|(_, hit)| shard(hit) == 0).unwrap();
+    let path = format!("/{}/_doc/{}", scene.index, hit["_id"].as_str().unwrap());
+    scene.destination_cluster.put(&path, &hit["_source"]).await.unwrap();
+    let again = shelf.in_destination().await[&(document, number)].clone();
+    assert_eq!(again["_version"].as_i64().unwrap(), hit["_version"].as_i64().unwrap() + 1);
+    let chunk = json!({"query": {"bool": {"filter": [
+        {"term": {"metadata.document_id": document}}, {"term": {"id": number}}]}}});
+    let path = format!("/{}/_delete_by_query?refresh=true", shelf.index);
+    assert_eq!(scene.source_cluster.post(&path, &chunk).await.unwrap()["deleted"], 1);
+    scene.wait_for_a_whole_pass().await;
+    let left = shelf.in_destination().await;
+    assert!(there.keys().all(|key| left.contains_key(key) == (*key != (document, number))), "{left:?}");
+    session.stop().await;
+    scene.completes(&scene.manifest(DIMENSIONS)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_that_somebody_wrote_again_are_not_taken_for_those_of_other_chunks() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = one_shelf(&scene).await;
+    let session = Session::start(&held(&scene.manifest(DIMENSIONS))).await;
+    scene.wait_for_phase("Synced").await;
+    scene.wait_for_a_whole_pass().await;
+    let before = shelf.in_destination().await;
+    let path = format!("/{}/_update_by_query?refresh=true", scene.index);
+    assert_eq!(scene.destination_cluster.post(&path, &json!({})).await.unwrap()["updated"], 100);
+    shelf.delete_document(scene.first_id).await;
+    scene.wait_for_a_whole_pass().await;
+    let left = shelf.in_destination().await;
+    assert!(before.keys().all(|key| left.contains_key(key) == (key.0 != scene.first_id)), "{left:?}");
+    session.stop().await;
+    scene.completes(&scene.manifest(DIMENSIONS)).await;
+}

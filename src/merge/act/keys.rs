@@ -12,6 +12,7 @@ mod compare;
 mod documents;
 mod follow;
 mod live;
+mod log;
 mod twins;
 mod withheld;
 
@@ -346,7 +347,7 @@ pub(super) async fn release_what_lives_no_more(
         let pages = engine.source.read_windows(&requests).await.map_err(MergeError::Source)?;
         for (row, page) in part.iter().zip(pages) {
             // Nobody knows as long as it cannot be read; the next resolve finds out what is the matter with it.
-            let lives = compare::readable(page)?
+            let lives = log::readable(page)?
                 .is_none_or(|page| page.hits.iter().any(|hit| storable(&hit.id) == row.chunk_id));
             if lives { left.push(row.clone()) } else { dead.push(row.clone()) }
         }

@@ -51,6 +51,7 @@ enum Network {
     PostgresCut,
     PostgresRefuse,
     PostgresStall,
+    PostgresSwallow,
     CommitBefore,
     CommitAfter,
     Delay,
@@ -217,16 +218,17 @@ fn process(stage: &Stage<'_>, random: &mut Random, bell: &Bell) -> Result<()> {
 }
 
 fn network(stage: &Stage<'_>, random: &mut Random, bell: &Bell) {
-    let fault = match random.below(ELASTIC + 8) {
+    let fault = match random.below(ELASTIC + 9) {
         kind if kind < ELASTIC => Network::Elastic(kind),
         kind => match kind - ELASTIC {
             0 => Network::CutConnections,
             1 => Network::PostgresCut,
             2 => Network::PostgresRefuse,
             3 => Network::PostgresStall,
-            4 => Network::CommitBefore,
-            5 => Network::CommitAfter,
-            6 => Network::Delay,
+            4 => Network::PostgresSwallow,
+            5 => Network::CommitBefore,
+            6 => Network::CommitAfter,
+            7 => Network::Delay,
             _ => Network::Bandwidth,
         },
     };
@@ -281,6 +283,12 @@ fn network(stage: &Stage<'_>, random: &mut Random, bell: &Bell) {
             counted("Postgres: connections stalled");
             for member in &hit {
                 member.ways.postgres.stall();
+            }
+        }
+        Network::PostgresSwallow => {
+            counted("Postgres: connections gone silent");
+            for member in &hit {
+                member.ways.postgres.swallow();
             }
         }
         Network::CommitBefore => cut_commits(&hit, CommitCut::Before, stage, &begin, lasts, bell),

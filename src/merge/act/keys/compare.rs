@@ -2,7 +2,8 @@
 //!
 //! First by places: which chunks live, and which documents were written from one of them ([`Live`]). That settles all
 //! but what was deleted, updated, or shares its key; of that the keys are read. So the cost is that of walking two logs
-//! without reading what they hold, and that of the differences.
+//! without reading what they hold, and that of the differences. Where somebody else wrote to the destination, so that
+//! its versions do not fit, all keys are read.
 //!
 //! It may run while the source is written to. Each shard is read upwards and its new end after that, so a chunk that
 //! is updated meanwhile moves ahead of the reading and is seen there. What is deleted carries a version
@@ -15,14 +16,11 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use super::documents::{COLLECTION_FIELD, Documents, Judgement};
-use super::live::Live;
+use super::live::{Live, Places, batches};
+use super::log::{Ends, Halt, Log, WINDOWS};
 use super::withheld::Withheld;
 use crate::chunk::key_of;
-use crate::elastic::{
-    ElasticError, ErrorCategory, Hit, IndexName, Lookup, MAX_WINDOW, ReadLane, SeqNo, ShardNumber,
-    WindowRequest,
-};
-use crate::merge::act::sources::index_name;
+use crate::elastic::{Hit, Lookup, ReadLane, SeqNo, ShardNumber};
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::key_lane;
@@ -32,8 +30,6 @@ use crate::state::{ShardRow, SourceRow};
 
 /// Keys held in memory at once: about 80 bytes each with the map's overhead.
 const BUCKET: u64 = 500_000;
-/// Windows read with one request.
-const WINDOWS: usize = 8;
 /// Chunks whose keys are read with one request.
 const KEYS: usize = 5_000;
 /// How often the end of a log that grows while it is read is read again.
@@ -71,7 +67,21 @@ pub(super) struct Comparison<'a> {
     pub withheld: Withheld,
 }
 
-type Ends = BTreeMap<ShardNumber, SeqNo>;
+/// What tells that a document is that of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Belief {
+    /// Its version, where no other document and no key says otherwise.
+    Versions,
+    /// Its key alone.
+    Keys,
+}
+
+/// A chunk under whose key is the document of another one, the owner.
+struct TwinOfFound {
+    key: u128,
+    place: (ShardNumber, SeqNo),
+    owner: (ShardNumber, SeqNo),
+}
 
 /// Live chunks with a key of one bucket, by where they are; those of which the document was found aside.
 #[derive(Default)]
@@ -79,8 +89,8 @@ struct Keys {
     first: HashMap<u128, (ShardNumber, SeqNo)>,
     /// The others with the same key: rare.
     twins: HashMap<u128, Vec<(ShardNumber, SeqNo)>>,
-    /// Chunks that have the key of one whose document was found, and that one.
-    of_found: Vec<(ShardNumber, SeqNo)>,
+    /// Chunks that have the key of one whose document was found.
+    of_found: Vec<TwinOfFound>,
     /// Chunks without a key.
     keyless: u64,
     /// Chunks that came after the places were read, and how many of them are withheld.
@@ -104,41 +114,78 @@ impl Keys {
 
     /// Where the chunks are that share their key.
     fn shared(&self) -> impl Iterator<Item = (ShardNumber, SeqNo)> {
-        self.twins.keys().flat_map(|&key| self.places(key)).chain(self.of_found.iter().copied())
+        self.twins
+            .keys()
+            .flat_map(|&key| self.places(key))
+            .chain(self.of_found.iter().flat_map(|twin| [twin.place, twin.owner]))
     }
 }
 
 impl Comparison<'_> {
     /// Compares and deletes. `None`: the index cannot be read now, and nothing is known of it.
     pub async fn run(&self) -> Result<Option<Compared>, MergeError> {
-        let name = index_name(self.source)?;
-        let Some(ends) = self.ends(&name).await? else { return Ok(None) };
-        let Some((mut live, withheld)) = self.read_live(&name, &ends).await? else { return Ok(None) };
+        let compared = match self.compare(Belief::Versions).await {
+            Err(Halt::Deceived) => {
+                tracing::warn!(
+                    collection = self.source.collection_id,
+                    "somebody else wrote to the destination: all keys of the collection are read"
+                );
+                self.compare(Belief::Keys).await
+            }
+            compared => compared,
+        };
+        let compared = match compared {
+            Ok(compared) => compared,
+            Err(Halt::Unreadable | Halt::Deceived) => return Ok(None),
+            Err(Halt::Failed(error)) => return Err(*error),
+        };
+        tracing::info!(
+            collection = self.source.collection_id,
+            kept = compared.kept,
+            deleted = compared.deleted,
+            stale = compared.stale.len(),
+            "keys compared"
+        );
+        Ok(Some(compared))
+    }
+
+    async fn compare(&self, belief: Belief) -> Result<Compared, Halt> {
+        let log = Log::new(self.engine, self.source)?;
+        let ends = log.ends().await?;
+        let (mut live, withheld) = self.read_live(&log, &ends, belief).await?;
         let known = |version| live.find(version);
         let (documents, found) = Documents::unknown(self.engine, self.source.collection_id, known).await?;
+        if found != live.found_len() {
+            return Err(Halt::Deceived);
+        }
         let mut sum = Compared {
             live: live.len() + withheld,
             withheld,
-            distinct: live.found_len(),
+            distinct: found,
             kept: found,
             ..Compared::default()
         };
-        let unfound = live.len() - live.found_len();
+        let unfound = live.len() - found;
         let buckets = if unfound == 0 && documents.is_empty() { 0 } else { unfound / BUCKET + 1 };
-        let (of_places, withheld_of_places) = (sum.live, sum.withheld);
+        let reading = Reading { comparison: self, log: &log, live: &live, ends: &ends, buckets };
+        if buckets > 1 {
+            // Any of them may show that versions deceive, and nothing must be deleted before.
+            for bucket in 0..buckets {
+                reading.keys(bucket).await?;
+            }
+        }
         for bucket in 0..buckets {
-            let in_bucket = |key: u128| (key >> 64) as u64 % buckets == bucket;
-            let Some(keys) = self.read_keys(&name, &live, &ends, &in_bucket).await? else { return Ok(None) };
+            let keys = reading.keys(bucket).await?;
             // Each bucket reads all of them: the last look counts.
-            sum.live = of_places + keys.late;
-            sum.withheld = withheld_of_places + keys.late_withheld;
+            sum.live = live.len() + withheld + keys.late;
+            sum.withheld = withheld + keys.late_withheld;
             sum.keyless = keys.keyless;
             sum.distinct += keys.first.len() as u64;
             let place = |(shard, seq_no)| Place { source: self.source.id, shard, seq_no };
             sum.shared.extend(keys.shared().map(place));
             let judge = |id: &str, version| {
                 let key = short_key(id);
-                if !in_bucket(key) {
+                if !reading.is_in(bucket, key) {
                     return Judgement::Other;
                 }
                 if keys.places(key).next().is_none() {
@@ -153,18 +200,14 @@ impl Comparison<'_> {
             sum.kept += judged.kept;
             sum.deleted += judged.deleted;
         }
+        if !ends.goes_on(&log.ends().await?) {
+            return Err(Halt::Unreadable);
+        }
         for places in [&mut sum.shared, &mut sum.stale] {
             places.sort_unstable();
             places.dedup();
         }
-        tracing::info!(
-            collection = self.source.collection_id,
-            kept = sum.kept,
-            deleted = sum.deleted,
-            stale = sum.stale.len(),
-            "keys compared"
-        );
-        Ok(Some(sum))
+        Ok(sum)
     }
 
     /// Whether all chunks with that key that are copied are others than the one that its document was written from.
@@ -182,12 +225,13 @@ impl Comparison<'_> {
     }
 
     /// The places of all live chunks up to these ends, and how many of them are withheld beside them.
-    async fn read_live(&self, name: &IndexName, ends: &Ends) -> Result<Option<(Live, u64)>, MergeError> {
-        let mut live = Live::new(self.shards, self.source.shards, self.pass);
+    async fn read_live(&self, log: &Log<'_>, ends: &Ends, belief: Belief) -> Result<(Live, u64), Halt> {
+        let is_believed =
+            |row: &&ShardRow| belief == Belief::Versions && ends.is_of(row.shard, &row.history_uuid);
+        let mut live = Live::new(self.shards.iter().filter(is_believed), self.source.shards, self.pass);
         let mut withheld = 0;
-        for part in windows(&Ends::new(), ends).chunks(WINDOWS) {
-            let Some(pages) = self.read_windows(name, part, ReadLane::Places).await? else { return Ok(None) };
-            for (shard, hits) in pages {
+        for part in ends.windows(None).chunks(WINDOWS) {
+            for (shard, hits) in log.read(part, &ReadLane::Places).await? {
                 for hit in hits {
                     if self.withheld.holds(shard, hit.seq_no) {
                         withheld += 1;
@@ -197,163 +241,105 @@ impl Comparison<'_> {
                 }
             }
         }
-        Ok(Some((live, withheld)))
+        Ok((live, withheld))
+    }
+
+    /// The documents of the collection under these ids.
+    async fn look_up(&self, ids: &[&str]) -> Result<Lookup, Halt> {
+        let of = (COLLECTION_FIELD, self.source.collection_id);
+        let destination = &self.engine.merge.destination.index;
+        let found = self.engine.destination.lookup_where(destination, ids, of, ReadLane::Keys).await;
+        Ok(found.map_err(MergeError::Destination)?)
+    }
+}
+
+/// The reading of keys after the places are known.
+struct Reading<'a> {
+    comparison: &'a Comparison<'a>,
+    log: &'a Log<'a>,
+    live: &'a Live,
+    ends: &'a Ends,
+    buckets: u64,
+}
+
+impl Reading<'_> {
+    fn is_in(&self, bucket: u64, key: u128) -> bool {
+        (key >> 64) as u64 % self.buckets == bucket
     }
 
     /// The keys of the bucket, of the chunks whose document was not found, and of all that came since.
-    async fn read_keys(
-        &self,
-        name: &IndexName,
-        live: &Live,
-        ends: &Ends,
-        in_bucket: &impl Fn(u128) -> bool,
-    ) -> Result<Option<Keys>, MergeError> {
+    async fn keys(&self, bucket: u64) -> Result<Keys, Halt> {
         let mut keys = Keys::default();
-        for (shard, places) in live.unfound() {
-            let places: Vec<SeqNo> = places.iter().collect();
-            for part in places.chunks(KEYS) {
-                let page = self.engine.source.read_places(name, shard, part, key_lane()).await;
-                let Some(page) = readable(page.map_err(MergeError::Source)?)? else { return Ok(None) };
-                self.take(&mut keys, live, shard, &page.hits, in_bucket).await?;
+        let unfound = self.live.unfound();
+        for batch in batches(&unfound, KEYS) {
+            for (shard, hits) in self.log.at(batch).await? {
+                self.take(&mut keys, bucket, shard, &hits).await?;
             }
         }
-        let mut read = ends.clone();
+        let mut read = self.ends.clone();
         for _ in 0..TAILS {
-            let Some(now) = self.ends(name).await? else { return Ok(None) };
-            let open = windows(&read, &now);
+            let now = self.log.ends().await?;
+            let open = now.windows(Some(&read));
             if open.is_empty() {
                 break;
             }
             read = now;
             for part in open.chunks(WINDOWS) {
-                let Some(pages) = self.read_windows(name, part, key_lane()).await? else { return Ok(None) };
-                for (shard, mut hits) in pages {
+                for (shard, mut hits) in self.log.read(part, &key_lane()).await? {
                     let all = hits.len();
-                    hits.retain(|hit| !self.withheld.holds(shard, hit.seq_no));
+                    hits.retain(|hit| !self.comparison.withheld.holds(shard, hit.seq_no));
                     keys.late += all as u64;
                     keys.late_withheld += (all - hits.len()) as u64;
-                    self.take(&mut keys, live, shard, &hits, in_bucket).await?;
+                    self.take(&mut keys, bucket, shard, &hits).await?;
                 }
             }
         }
-        Ok(Some(keys))
+        self.check(&keys).await?;
+        Ok(keys)
     }
 
     /// Adds the keys of these chunks that are in the bucket.
-    async fn take(
-        &self,
-        keys: &mut Keys,
-        live: &Live,
-        shard: ShardNumber,
-        hits: &[Hit],
-        in_bucket: &impl Fn(u128) -> bool,
-    ) -> Result<(), MergeError> {
+    async fn take(&self, keys: &mut Keys, bucket: u64, shard: ShardNumber, hits: &[Hit]) -> Result<(), Halt> {
         let mut taken = Vec::with_capacity(hits.len());
         for hit in hits {
             match key_of(hit.source()) {
-                Ok(id) if in_bucket(short_key(&id)) => taken.push((id, hit.seq_no)),
+                Ok(id) if self.is_in(bucket, short_key(&id)) => taken.push((id, hit.seq_no)),
                 Ok(_) => {}
                 Err(_) => keys.keyless += 1,
             }
         }
-        let there = if live.found_len() == 0 { Lookup::default() } else { self.look_up(&taken).await? };
+        let ids: Vec<&str> = taken.iter().map(|(id, _)| id.as_str()).collect();
+        // Where no document was found none can be that of another chunk.
+        let there = if self.live.found_len() == 0 {
+            Lookup::default()
+        } else {
+            self.comparison.look_up(&ids).await?
+        };
         for (id, seq_no) in taken {
-            match there.get(&id).and_then(|hit| live.found(hit.version)) {
-                Some(own) => keys.of_found.extend([own, (shard, seq_no)]),
-                None => keys.add(short_key(&id), (shard, seq_no)),
+            let key = short_key(&id);
+            match there.get(&id).and_then(|hit| self.live.found(hit.version)) {
+                Some(owner) => keys.of_found.push(TwinOfFound { key, place: (shard, seq_no), owner }),
+                None => keys.add(key, (shard, seq_no)),
             }
         }
         Ok(())
     }
 
-    /// The documents of the collection under these ids.
-    async fn look_up(&self, taken: &[(String, SeqNo)]) -> Result<Lookup, MergeError> {
-        let ids: Vec<&str> = taken.iter().map(|(id, _)| id.as_str()).collect();
-        let of = (COLLECTION_FIELD, self.source.collection_id);
-        let destination = &self.engine.merge.destination.index;
-        self.engine
-            .destination
-            .lookup_where(destination, &ids, of, ReadLane::Keys)
-            .await
-            .map_err(MergeError::Destination)
-    }
-
-    /// Reads windows with one request. `None`: the index cannot be read now.
-    async fn read_windows(
-        &self,
-        name: &IndexName,
-        windows: &[(ShardNumber, SeqNo, SeqNo)],
-        lane: ReadLane,
-    ) -> Result<Option<Vec<(ShardNumber, Vec<Hit>)>>, MergeError> {
-        let request = |&(shard, from, to): &(ShardNumber, SeqNo, SeqNo)| WindowRequest {
-            index: name.clone(),
-            shard,
-            from,
-            to,
-            lane: lane.clone(),
-            most: None,
-        };
-        let requests: Vec<WindowRequest> = windows.iter().map(request).collect();
-        let pages = self.engine.source.read_windows(&requests).await.map_err(MergeError::Source)?;
-        windows
-            .iter()
-            .zip(pages)
-            .map(|(&(shard, ..), page)| Ok(readable(page)?.map(|page| (shard, page.hits))))
-            .collect()
-    }
-
-    /// The present ends of the logs, with everything below them visible. `None` also if they are not the logs that were
-    /// planned.
-    async fn ends(&self, name: &IndexName) -> Result<Option<Ends>, MergeError> {
-        let names = std::slice::from_ref(name);
-        let Some(mut stats) = existing(self.engine.source.primary_stats(names).await)? else {
-            return Ok(None);
-        };
-        let Some(stats) = stats.remove(name) else { return Ok(None) };
-        let Some(now) = readable(stats)? else { return Ok(None) };
-        let history = |shard| self.shards.iter().find(|row| row.shard == shard).map(|row| &row.history_uuid);
-        let is_planned = now.iter().all(|shard| {
-            shard.index_uuid.0 == self.source.index_uuid
-                && history(shard.shard).is_none_or(|planned| *planned == shard.history_uuid)
-        });
-        if !is_planned || existing(self.engine.source.refresh(names).await)?.is_none() {
-            return Ok(None);
+    /// A document that has the version of one chunk and the key of another is that of both, or its version is not ours.
+    async fn check(&self, keys: &Keys) -> Result<(), Halt> {
+        let mut owners: BTreeMap<ShardNumber, Places> = BTreeMap::new();
+        for &TwinOfFound { owner: (shard, seq_no), .. } in &keys.of_found {
+            owners.entry(shard).or_default().add(seq_no);
         }
-        Ok(Some(now.iter().map(|shard| (shard.shard, shard.max_seq_no + 1)).collect()))
-    }
-}
-
-/// The windows between what was read and the ends.
-fn windows(
-    read: &BTreeMap<ShardNumber, SeqNo>,
-    ends: &BTreeMap<ShardNumber, SeqNo>,
-) -> Vec<(ShardNumber, SeqNo, SeqNo)> {
-    let mut windows = Vec::new();
-    for (&shard, &end) in ends {
-        let mut from = read.get(&shard).copied().unwrap_or(0);
-        while from < end {
-            let to = end.min(from + MAX_WINDOW);
-            windows.push((shard, from, to));
-            from = to;
+        let mut owned = HashMap::new();
+        for batch in batches(&owners, KEYS) {
+            for (shard, hits) in self.log.at(batch).await? {
+                let key = |hit: &Hit| Some(((shard, hit.seq_no), short_key(&key_of(hit.source()).ok()?)));
+                owned.extend(hits.iter().filter_map(key));
+            }
         }
-    }
-    windows
-}
-
-/// The answer about one index among others; `None` if it is gone, closed, red or an alias now, which the next resolve looks into.
-pub(super) fn readable<T>(result: Result<T, ElasticError>) -> Result<Option<T>, MergeError> {
-    match result {
-        Err(error) if error.category() == ErrorCategory::Unavailable => Ok(None),
-        result => existing(result),
-    }
-}
-
-/// The answer to a request for one index alone: unavailable may be the whole cluster, which is an error.
-fn existing<T>(result: Result<T, ElasticError>) -> Result<Option<T>, MergeError> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.is_missing_index() || error.is_closed_index() || error.is_alias() => Ok(None),
-        Err(error) => Err(MergeError::Source(error)),
+        let is_ours = |twin: &TwinOfFound| owned.get(&twin.owner) == Some(&twin.key);
+        if keys.of_found.iter().all(is_ours) { Ok(()) } else { Err(Halt::Deceived) }
     }
 }
 

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::live::Places;
-use crate::elastic::{BulkBody, BulkItem, ElasticError, ReadLane, SeqNo, ShardNumber, Walk};
+use super::live::{Places, batches};
+use crate::elastic::{BulkBody, BulkItem, ElasticError, PlacesRequest, ReadLane, ShardNumber, Walk};
 use crate::merge::act::writer_alias;
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
@@ -90,26 +90,27 @@ impl Documents {
         let destination = &engine.merge.destination.index;
         let mut judged = Judged::default();
         let mut are_deleted = false;
-        for (&shard, places) in &self.0 {
-            let places: Vec<SeqNo> = places.iter().collect();
-            for part in places.chunks(IDS) {
-                let page = engine
-                    .destination
-                    .read_places(destination, shard, part, ReadLane::Keys)
-                    .await
-                    .and_then(|page| page)
-                    .map_err(MergeError::Destination)?;
-                let mut extra = Vec::new();
-                for hit in page.hits {
+        for batch in batches(&self.0, IDS) {
+            let request = |(shard, places)| PlacesRequest {
+                index: destination.clone(),
+                shard,
+                places,
+                lane: ReadLane::Keys,
+            };
+            let requests: Vec<PlacesRequest> = batch.into_iter().map(request).collect();
+            let pages = engine.destination.read_places(&requests).await.map_err(MergeError::Destination)?;
+            let mut extra = Vec::new();
+            for page in pages {
+                for hit in page.map_err(MergeError::Destination)?.hits {
                     match judge(&hit.id, hit.version) {
                         Judgement::Other => {}
                         Judgement::Kept => judged.kept += 1,
                         Judgement::TooMuch => extra.push(hit.id),
                     }
                 }
-                judged.deleted += delete(engine, &extra, of_deletion(pass)).await?;
-                are_deleted |= !extra.is_empty();
             }
+            judged.deleted += delete(engine, &extra, of_deletion(pass)).await?;
+            are_deleted |= !extra.is_empty();
         }
         if are_deleted {
             let name = std::slice::from_ref(destination);

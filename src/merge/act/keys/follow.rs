@@ -9,7 +9,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::compare::{Comparison, readable};
+use super::compare::Comparison;
+use super::log::readable;
 use super::withheld::{Quarantine, Withheld};
 use crate::elastic::LogRange;
 use crate::merge::act::sources::index_name;

@@ -37,6 +37,21 @@ impl Places {
     }
 }
 
+/// Places of several shards, so many at a time.
+pub(super) fn batches(
+    all: &BTreeMap<ShardNumber, Places>,
+    most: usize,
+) -> impl Iterator<Item = BTreeMap<ShardNumber, Vec<SeqNo>>> {
+    let mut left = all.iter().flat_map(|(&shard, places)| places.iter().map(move |at| (shard, at)));
+    std::iter::from_fn(move || {
+        let mut batch: BTreeMap<ShardNumber, Vec<SeqNo>> = BTreeMap::new();
+        for (shard, at) in left.by_ref().take(most) {
+            batch.entry(shard).or_default().push(at);
+        }
+        (!batch.is_empty()).then_some(batch)
+    })
+}
+
 /// The live chunks of a source that are not in quarantine.
 #[derive(Debug, Default)]
 pub(super) struct Live {
@@ -53,14 +68,15 @@ struct Shard {
 }
 
 impl Live {
-    /// `rows` are the shards of a source with so many, `last_pass` the last one that was planned.
-    pub fn new(rows: &[ShardRow], shards: i32, last_pass: i32) -> Live {
+    /// `rows` are the shards of which versions are believed, of a source with so many; `last_pass` is the last one that
+    /// was planned.
+    pub fn new<'a>(rows: impl Iterator<Item = &'a ShardRow>, shards: i32, last_pass: i32) -> Live {
         let are_distinct = shards <= DISTINCT_SHARDS;
         let shard = |row: &ShardRow| {
             let since = row.copied_since.filter(|_| are_distinct);
             (row.shard, Shard { since, ..Shard::default() })
         };
-        Live { shards: rows.iter().map(shard).collect(), last_pass }
+        Live { shards: rows.map(shard).collect(), last_pass }
     }
 
     pub fn add(&mut self, shard: ShardNumber, seq_no: SeqNo) {
@@ -99,7 +115,7 @@ impl Live {
     }
 
     /// Where the others are.
-    pub fn unfound(&self) -> Vec<(ShardNumber, Places)> {
+    pub fn unfound(&self) -> BTreeMap<ShardNumber, Places> {
         let unfound = |shard: &Shard| Places(&shard.live.0 - &shard.found.0);
         self.shards.iter().map(|(&number, shard)| (number, unfound(shard))).collect()
     }
@@ -124,7 +140,7 @@ mod tests {
 
     /// Two shards: 0 since pass 3, with 1 and 2 live; 1 since pass 5, with 2 live. Pass 7 is the last.
     fn two() -> Live {
-        let mut live = Live::new(&[row(0, Some(3)), row(1, Some(5))], 2, 7);
+        let mut live = Live::new([row(0, Some(3)), row(1, Some(5))].iter(), 2, 7);
         for (shard, seq_no) in [(0, 1), (0, 2), (1, 2)] {
             live.add(shard, seq_no);
         }
@@ -140,12 +156,8 @@ mod tests {
         assert_eq!((live.len(), live.found_len()), (3, 2));
         assert_eq!(live.found(of_copy(4, 1, 2)), None, "before shard 1 was planned");
         assert_eq!(live.found(of_copy(6, 1, 2)), Some((1, 2)));
-        let unfound: Vec<_> = live
-            .unfound()
-            .into_iter()
-            .flat_map(|(shard, places)| places.iter().map(|at| (shard, at)).collect::<Vec<_>>())
-            .collect();
-        assert_eq!(unfound, [(0, 2)]);
+        let unfound: Vec<_> = batches(&live.unfound(), 10).collect();
+        assert_eq!(unfound, [BTreeMap::from([(0, vec![2])])]);
     }
 
     #[test]
@@ -168,15 +180,28 @@ mod tests {
     }
 
     #[test]
+    fn places_come_in_batches_over_all_shards() {
+        let mut all: BTreeMap<ShardNumber, Places> = BTreeMap::new();
+        for (shard, at) in [(0, 5), (0, 1), (2, 7), (2, 8), (3, 9)] {
+            all.entry(shard).or_default().add(at);
+        }
+        let batched: Vec<_> = batches(&all, 3).collect();
+        let expected =
+            [BTreeMap::from([(0, vec![1, 5]), (2, vec![7])]), BTreeMap::from([(2, vec![8]), (3, vec![9])])];
+        assert_eq!(batched, expected);
+        assert_eq!(batches(&BTreeMap::new(), 3).count(), 0);
+    }
+
+    #[test]
     fn nothing_is_found_where_versions_cannot_tell_the_log_or_the_shard() {
-        let mut unknown = Live::new(&[row(0, None)], 1, 7);
-        let mut many = Live::new(&[row(0, Some(1)), row(32, Some(1))], 33, 7);
+        let mut unknown = Live::new([row(0, None)].iter(), 1, 7);
+        let mut many = Live::new([row(0, Some(1)), row(32, Some(1))].iter(), 33, 7);
         for live in [&mut unknown, &mut many] {
             live.add(0, 4);
             assert!(!live.find(of_copy(5, 0, 4)));
         }
         // A shard that was never planned has no row.
-        let mut new = Live::new(&[], 1, 7);
+        let mut new = Live::new([].iter(), 1, 7);
         new.add(0, 4);
         assert!(!new.find(of_copy(5, 0, 4)));
         assert_eq!((new.len(), new.found_len()), (1, 0));

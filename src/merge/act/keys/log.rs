@@ -1,0 +1,155 @@
+//! The log of one source, as the comparison of keys reads it.
+
+use std::collections::BTreeMap;
+
+use crate::elastic::{
+    ElasticError, ErrorCategory, Hit, IndexName, MAX_WINDOW, Page, PlacesRequest, PrimaryStats, ReadLane,
+    SeqNo, ShardNumber, WindowRequest,
+};
+use crate::merge::act::sources::index_name;
+use crate::merge::engine::Engine;
+use crate::merge::error::MergeError;
+use crate::merge::key_lane;
+use crate::state::SourceRow;
+
+/// Windows read with one request.
+pub(super) const WINDOWS: usize = 8;
+
+/// Why a comparison comes to no end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Halt {
+    /// The index cannot be read now, or is another one: the next resolve finds out what is the matter with it.
+    #[error("the index cannot be read now")]
+    Unreadable,
+    /// Documents of the destination do not have the versions that we gave them.
+    #[error("somebody else wrote to the destination")]
+    Deceived,
+    #[error(transparent)]
+    Failed(Box<MergeError>),
+}
+
+impl From<MergeError> for Halt {
+    fn from(error: MergeError) -> Self {
+        Self::Failed(Box::new(error))
+    }
+}
+
+/// Where the log of each shard ends, and which history it is. Everything below is done, and visible.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ends(BTreeMap<ShardNumber, End>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct End {
+    history_uuid: String,
+    to: SeqNo,
+}
+
+/// A part of the log of a shard: from, to (exclusive).
+type Window = (ShardNumber, SeqNo, SeqNo);
+
+impl Ends {
+    /// Whether the log of a shard is of that history.
+    pub fn is_of(&self, shard: ShardNumber, history_uuid: &str) -> bool {
+        self.0.get(&shard).is_some_and(|end| end.history_uuid == history_uuid)
+    }
+
+    /// Whether every log is still the one that it was.
+    pub fn goes_on(&self, now: &Ends) -> bool {
+        self.0.len() == now.0.len() && self.0.iter().all(|(&shard, end)| now.is_of(shard, &end.history_uuid))
+    }
+
+    /// The windows from the beginning, or from former ends, up to these.
+    pub fn windows(&self, since: Option<&Ends>) -> Vec<Window> {
+        let mut windows = Vec::new();
+        for (&shard, end) in &self.0 {
+            let mut from = since.and_then(|since| since.0.get(&shard)).map_or(0, |before| before.to);
+            while from < end.to {
+                let to = end.to.min(from + MAX_WINDOW);
+                windows.push((shard, from, to));
+                from = to;
+            }
+        }
+        windows
+    }
+}
+
+pub(super) struct Log<'a> {
+    engine: &'a Engine,
+    source: &'a SourceRow,
+    name: IndexName,
+}
+
+impl<'a> Log<'a> {
+    pub fn new(engine: &'a Engine, source: &'a SourceRow) -> Result<Log<'a>, MergeError> {
+        Ok(Log { engine, source, name: index_name(source)? })
+    }
+
+    /// The present ends.
+    pub async fn ends(&self) -> Result<Ends, Halt> {
+        let names = std::slice::from_ref(&self.name);
+        let mut stats = existing(self.engine.source.primary_stats(names).await)?.ok_or(Halt::Unreadable)?;
+        let stats = stats.remove(&self.name).ok_or(Halt::Unreadable)?;
+        let shards = readable(stats)?.ok_or(Halt::Unreadable)?;
+        if shards.iter().any(|shard| shard.index_uuid.0 != self.source.index_uuid) {
+            return Err(Halt::Unreadable);
+        }
+        existing(self.engine.source.refresh(names).await)?.ok_or(Halt::Unreadable)?;
+        let end = |shard: PrimaryStats| {
+            (shard.shard, End { history_uuid: shard.history_uuid, to: shard.local_checkpoint + 1 })
+        };
+        Ok(Ends(shards.into_iter().map(end).collect()))
+    }
+
+    /// What lives in these windows, by shard, with one request.
+    pub async fn read(
+        &self,
+        windows: &[Window],
+        lane: &ReadLane,
+    ) -> Result<Vec<(ShardNumber, Vec<Hit>)>, Halt> {
+        let request = |&(shard, from, to): &Window| WindowRequest {
+            index: self.name.clone(),
+            shard,
+            from,
+            to,
+            lane: lane.clone(),
+            most: None,
+        };
+        let requests: Vec<WindowRequest> = windows.iter().map(request).collect();
+        let pages = self.engine.source.read_windows(&requests).await.map_err(MergeError::Source)?;
+        windows.iter().zip(pages).map(|(&(shard, ..), page)| Ok((shard, live(page)?))).collect()
+    }
+
+    /// The chunks at these places, with what their keys are made of.
+    pub async fn at(
+        &self,
+        places: BTreeMap<ShardNumber, Vec<SeqNo>>,
+    ) -> Result<Vec<(ShardNumber, Vec<Hit>)>, Halt> {
+        let shards: Vec<ShardNumber> = places.keys().copied().collect();
+        let request =
+            |(shard, places)| PlacesRequest { index: self.name.clone(), shard, places, lane: key_lane() };
+        let requests: Vec<PlacesRequest> = places.into_iter().map(request).collect();
+        let pages = self.engine.source.read_places(&requests).await.map_err(MergeError::Source)?;
+        shards.into_iter().zip(pages).map(|(shard, page)| Ok((shard, live(page)?))).collect()
+    }
+}
+
+fn live(page: Result<Page, ElasticError>) -> Result<Vec<Hit>, Halt> {
+    Ok(readable(page)?.ok_or(Halt::Unreadable)?.hits)
+}
+
+/// The answer about one index among others; `None` if it is gone, closed, red or an alias now, which the next resolve looks into.
+pub(super) fn readable<T>(result: Result<T, ElasticError>) -> Result<Option<T>, MergeError> {
+    match result {
+        Err(error) if error.category() == ErrorCategory::Unavailable => Ok(None),
+        result => existing(result),
+    }
+}
+
+/// The answer to a request for one index alone: unavailable may be the whole cluster, which is an error.
+fn existing<T>(result: Result<T, ElasticError>) -> Result<Option<T>, MergeError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_missing_index() || error.is_closed_index() || error.is_alias() => Ok(None),
+        Err(error) => Err(MergeError::Source(error)),
+    }
+}
