@@ -3,6 +3,8 @@
 //! Sequence numbers and versions are read without anything that is stored, so that a group of any size is walked at some
 //! hundred thousand documents a second; what is wanted of single ones is read afterwards, at their places.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use serde_json::json;
 
@@ -174,16 +176,18 @@ impl Search for PlacesRequest {
 
 fn at_places(answer: RawAnswer, request: &PlacesRequest) -> Result<Page> {
     let PlacesRequest { index, shard, places, lane } = request;
-    let first = places.iter().min().copied().unwrap_or_default();
-    let last = places.iter().max().copied().unwrap_or_default();
-    let expected = Expected {
-        shards: Some(1),
-        window: Some((first, last + 1)),
-        id: lane.has_id(),
-        source: lane.has_source(),
-        limit: None,
-    };
-    accept(answer, &expected, &format!("index `{index}`, shard {shard}, places in [{first}, {last}]"))
+    let expected =
+        Expected { shards: Some(1), window: None, id: lane.has_id(), source: lane.has_source(), limit: None };
+    let of = format!("index `{index}`, shard {shard}, {} places", places.len());
+    let page = accept(answer, &expected, &of)?;
+    let mut open: HashSet<SeqNo> = places.iter().copied().collect();
+    match page.hits.iter().find(|hit| !open.remove(&hit.seq_no)) {
+        None => Ok(page),
+        Some(hit) => {
+            let reason = format!("{of}: sequence number {} was not asked for, or came twice", hit.seq_no);
+            Err(ElasticError::bad_answer(READING, reason))
+        }
+    }
 }
 
 fn page(answer: RawAnswer, search: &WalkSearch) -> Result<WalkPage> {

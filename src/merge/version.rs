@@ -1,7 +1,7 @@
 //! The external version of a chunk in the destination: which write of a key is the last word.
 //!
 //! From the highest bits down: the number of the *pass* in which the chunk was copied, a bit for what came after
-//! the copying of that pass, the sequence number plus one, and the shard (modulo 32).
+//! the copying of that pass, the sequence number plus one, the shard (modulo 32), and four bits that are zero.
 //!
 //! Why not the sequence number alone: a key may move. A chunk that is deleted and inserted again gets a new `_id` from
 //! the server, may land on another shard with a *lower* sequence number, and would be refused by the version, or by
@@ -18,19 +18,23 @@
 //!    also above what somebody else made of them in the destination, and below all later ones.
 //!
 //! The lower part names one operation of the source, so that two chunks with the same key can be told apart
-//! ([`Origin`]). Deletions are remembered by the server for an hour and not beyond its restart; what that lets
+//! ([`Origin`]). Whoever else writes a document gives it the next higher version; the four bits make that one of no
+//! operation, fifteen times over. Deletions are remembered by the server for an hour and not beyond its restart; what that lets
 //! through is the reason for the last comparison of the cutover (`act/keys.rs`).
 
 use crate::elastic::{SeqNo, ShardNumber};
 
+const SPARE_BITS: u32 = 4;
 const SHARD_BITS: u32 = 5;
-const SEQ_BITS: u32 = 34;
-const STAGE_BIT: u32 = SHARD_BITS + SEQ_BITS;
+const SEQ_BITS: u32 = 31;
+const SEQ_BIT: u32 = SPARE_BITS + SHARD_BITS;
+const STAGE_BIT: u32 = SEQ_BIT + SEQ_BITS;
 const PASS_BIT: u32 = STAGE_BIT + 1;
 
-/// The end (exclusive) of the sequence numbers that fit: 17 thousand million operations on one shard.
+/// The end (exclusive) of the sequence numbers that fit: 2 thousand million operations on one shard, which cannot hold
+/// more documents either.
 pub const SEQ_NO_END: SeqNo = (1 << SEQ_BITS) - 1;
-/// The last pass that fits: with the default `maxLag` and writers that never rest, two and a half years.
+/// The last pass that fits: with the default `maxLag` and writers that never rest, more than a year.
 pub const LAST_PASS: i32 = (1 << (63 - PASS_BIT)) - 1;
 
 /// Shards of a source that versions tell apart.
@@ -41,7 +45,7 @@ pub const DISTINCT_SHARDS: i32 = 1 << SHARD_BITS;
 pub struct Origin {
     /// The shard, modulo 32.
     pub shard: ShardNumber,
-    /// The sequence number; meaningless if something else wrote to the destination.
+    /// The sequence number.
     pub seq_no: SeqNo,
 }
 
@@ -52,11 +56,14 @@ impl Origin {
         Origin { shard: shard & ((1 << SHARD_BITS) - 1), seq_no }
     }
 
-    /// That a version found in the destination speaks of.
+    /// That a version found in the destination speaks of; `None` if it is not one of ours.
     #[must_use]
-    pub fn of(version: i64) -> Origin {
-        let seq_no = ((version >> SHARD_BITS) & ((1 << SEQ_BITS) - 1)) - 1;
-        Origin::new(ShardNumber::try_from(version & ((1 << SHARD_BITS) - 1)).unwrap_or(0), seq_no)
+    pub fn of(version: i64) -> Option<Origin> {
+        let part = |bit: u32, bits: u32| (version >> bit) & ((1 << bits) - 1);
+        let seq_no = part(SEQ_BIT, SEQ_BITS) - 1;
+        let is_ours = version > 0 && part(0, SPARE_BITS) == 0 && seq_no >= 0;
+        let shard = ShardNumber::try_from(part(SPARE_BITS, SHARD_BITS)).ok()?;
+        is_ours.then(|| Origin::new(shard, seq_no))
     }
 
     /// Whether it may be on that shard.
@@ -70,13 +77,21 @@ impl Origin {
 #[must_use]
 pub fn of_copy(pass: i32, shard: ShardNumber, seq_no: SeqNo) -> i64 {
     debug_assert!((0..=LAST_PASS).contains(&pass) && (0..SEQ_NO_END).contains(&seq_no));
-    (i64::from(pass) << PASS_BIT) | ((seq_no + 1) << SHARD_BITS) | i64::from(Origin::new(shard, seq_no).shard)
+    let shard = i64::from(Origin::new(shard, seq_no).shard);
+    (i64::from(pass) << PASS_BIT) | ((seq_no + 1) << SEQ_BIT) | (shard << SPARE_BITS)
 }
 
 /// The version under which a chunk is written again that was found different in pass `pass`.
 #[must_use]
 pub fn of_repair(pass: i32, shard: ShardNumber, seq_no: SeqNo) -> i64 {
     of_copy(pass, shard, seq_no) | (1 << STAGE_BIT)
+}
+
+/// A version above one that somebody else gave a document, of no operation.
+#[must_use]
+pub fn above(found: i64) -> i64 {
+    let next = found + 1;
+    if next % (1 << SPARE_BITS) == 0 { next + 1 } else { next }
 }
 
 /// The version of the deletion of a key that was found nowhere after `pass` was planned.
@@ -133,16 +148,32 @@ mod tests {
         fn a_version_tells_its_operation(pass in passes(), shard in 0..1024, seq_no in seq_nos()) {
             for version in [of_copy(pass, shard, seq_no), of_repair(pass, shard, seq_no)] {
                 prop_assert!(version > 0);
-                prop_assert_eq!(Origin::of(version), Origin::new(shard, seq_no));
-                prop_assert!(Origin::of(version).is_on(shard));
+                prop_assert_eq!(Origin::of(version), Some(Origin::new(shard, seq_no)));
+                prop_assert!(Origin::new(shard, seq_no).is_on(shard));
                 prop_assert_eq!(pass_of(version), pass);
             }
         }
 
         #[test]
+        fn what_others_make_of_a_version_tells_no_operation(
+            pass in passes(), shard in 0..1024, seq_no in seq_nos(), times in 1_i64..16, small in 0_i64..512,
+        ) {
+            let ours = of_repair(pass, shard, seq_no);
+            let theirs = ours + times;
+            prop_assert_eq!(Origin::of(theirs), None);
+            prop_assert_eq!(Origin::of(above(theirs)), None);
+            prop_assert!(above(theirs) > theirs);
+            prop_assert_eq!(pass_of(theirs), pass);
+            prop_assert_eq!(Origin::of(of_deletion(pass)), None);
+            // What a server counts by itself.
+            prop_assert_eq!(Origin::of(small), None);
+            prop_assert_eq!(Origin::of(-ours), None);
+        }
+
+        #[test]
         fn two_shards_of_up_to_32_are_told_apart(pass in passes(), shards in (0..32, 0..32), seq_no in seq_nos()) {
             prop_assume!(shards.0 != shards.1);
-            prop_assert_ne!(Origin::of(of_copy(pass, shards.0, seq_no)), Origin::new(shards.1, seq_no));
+            prop_assert_ne!(Origin::of(of_copy(pass, shards.0, seq_no)), Some(Origin::new(shards.1, seq_no)));
         }
     }
 }

@@ -148,7 +148,7 @@ async fn the_chunk_of_a_document_that_somebody_wrote_again_is_deleted_and_no_oth
     scene.wait_for_phase("Synced").await;
     scene.wait_for_a_whole_pass().await;
     let there = shelf.in_destination().await;
-    let shard = |hit: &Value| hit["_version"].as_i64().unwrap() & 31;
+    let shard = |hit: &Value| hit["_version"].as_i64().unwrap() >> 4 & 31;
     let (&(document, number), hit) = there.iter().find(|(_, hit)| shard(hit) == 0).unwrap();
     let path = format!("/{}/_doc/{}", scene.index, hit["_id"].as_str().unwrap());
     scene.destination_cluster.put(&path, &hit["_source"]).await.unwrap();

@@ -417,13 +417,19 @@ impl State {
     /// Compares the keys; deletes what is too much in a step of its own.
     fn compare_keys(&mut self, last: bool) {
         let found = |key: usize| self.destination[key].content.is_some();
-        let extra = (0..KEYS).filter(|&key| !self.is_live(key) && found(key));
+        // A document whose operation lives is not looked at: it must be that of its key.
+        let lives = |key: usize| {
+            let there = Origin::of(self.destination[key].version);
+            self.source.iter().flatten().any(|place| Some(place.origin()) == there)
+        };
+        let extra = (0..KEYS).filter(|&key| found(key) && !lives(key) && !self.is_live(key));
         let extra = extra.map(|key| (key, self.destination[key].version)).collect();
         // A chunk that was written from one that lives no more, while another with its key does: compared again.
         let is_stale = (0..KEYS).any(|key| {
             let there = Origin::of(self.destination[key].version);
             let is_copied = |place: &Place| place.position < self.copy_planned[place.shard];
-            found(key) && self.source[key].filter(is_copied).is_some_and(|place| place.origin() != there)
+            found(key)
+                && self.source[key].filter(is_copied).is_some_and(|place| Some(place.origin()) != there)
         });
         if is_stale && !last {
             self.verify_planned = [0; SHARDS];
@@ -496,11 +502,12 @@ impl State {
     fn look_up(&mut self, worker: usize, lease: Lease, hit: Hit, attempt: u8) {
         let found = self.destination[hit.key];
         let origin = Origin::of(found.version);
-        let is_rival =
-            |live: &Option<Place>| live.is_some_and(|place| place != hit.place && place.origin() == origin);
+        let is_rival = |live: &Option<Place>| {
+            live.is_some_and(|place| place != hit.place && Some(place.origin()) == origin)
+        };
         let own =
             version::of_repair(self.units[lease.unit].pass, number(hit.place.shard), hit.place.position);
-        let above = |version: i64| if version > own { version + 1 } else { own };
+        let above = |version: i64| if version > own { version::above(version) } else { own };
         let version = if found.content.is_some() { above(found.version) } else { own };
         self.workers[worker] = if found.content == Some(hit.place) {
             Worker::Settled { lease, quarantined: false }

@@ -114,9 +114,10 @@ pub(super) async fn have_rivals(shared: &Shared, claims: &[Claim<'_>]) -> Result
 
 /// Where the chunk can be from which the destination's document was written, if it is not the claimant itself.
 fn places_of_rivals(claim: &Claim<'_>) -> impl Iterator<Item = LogPlace> {
-    let (unit, origin) = (claim.unit, Origin::of(claim.there));
-    let own = (unit.shard, claim.seq_no);
-    (0..unit.shards)
-        .filter(move |&shard| origin.seq_no >= 0 && origin.is_on(shard) && (shard, origin.seq_no) != own)
-        .map(move |shard| LogPlace { source: unit.source, shard, seq_no: origin.seq_no })
+    let (unit, own) = (claim.unit, (claim.unit.shard, claim.seq_no));
+    Origin::of(claim.there).into_iter().flat_map(move |origin| {
+        (0..unit.shards)
+            .filter(move |&shard| origin.is_on(shard) && (shard, origin.seq_no) != own)
+            .map(move |shard| LogPlace { source: unit.source, shard, seq_no: origin.seq_no })
+    })
 }

@@ -2,8 +2,7 @@
 //!
 //! First by places: which chunks live, and which documents were written from one of them ([`Live`]). That settles all
 //! but what was deleted, updated, or shares its key; of that the keys are read. So the cost is that of walking two logs
-//! without reading what they hold, and that of the differences. Where somebody else wrote to the destination, so that
-//! its versions do not fit, all keys are read.
+//! without reading what they hold, and that of the differences.
 //!
 //! It may run while the source is written to. Each shard is read upwards and its new end after that, so a chunk that
 //! is updated meanwhile moves ahead of the reading and is seen there. What is deleted carries a version
@@ -12,11 +11,12 @@
 //!
 //! Memory is bounded whatever the size of the collection: places are bits, and keys are held in buckets by their hash.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use super::documents::{COLLECTION_FIELD, Documents, Judgement};
-use super::live::{Live, Places, batches};
+use super::live::{Live, batches};
 use super::log::{Ends, Halt, Log, WINDOWS};
 use super::withheld::Withheld;
 use crate::chunk::key_of;
@@ -31,9 +31,10 @@ use crate::state::{ShardRow, SourceRow};
 /// Keys held in memory at once: about 80 bytes each with the map's overhead.
 const BUCKET: u64 = 500_000;
 /// Chunks whose keys are read with one request.
-const KEYS: usize = 5_000;
-/// How often the end of a log that grows while it is read is read again.
-const TAILS: u32 = 5;
+const KEYS: usize = 10_000;
+/// How often the end of a log is looked at until all that was under way is done, and the pause between.
+const LOOKS: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a comparison found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,30 +68,14 @@ pub(super) struct Comparison<'a> {
     pub withheld: Withheld,
 }
 
-/// What tells that a document is that of a chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Belief {
-    /// Its version, where no other document and no key says otherwise.
-    Versions,
-    /// Its key alone.
-    Keys,
-}
-
-/// A chunk under whose key is the document of another one, the owner.
-struct TwinOfFound {
-    key: u128,
-    place: (ShardNumber, SeqNo),
-    owner: (ShardNumber, SeqNo),
-}
-
-/// Live chunks with a key of one bucket, by where they are; those of which the document was found aside.
+/// Live chunks with a key of one bucket, by where they are, except those whose document was found.
 #[derive(Default)]
 struct Keys {
     first: HashMap<u128, (ShardNumber, SeqNo)>,
     /// The others with the same key: rare.
     twins: HashMap<u128, Vec<(ShardNumber, SeqNo)>>,
-    /// Chunks that have the key of one whose document was found.
-    of_found: Vec<TwinOfFound>,
+    /// Chunks that have the key of one whose document was found, each after that one.
+    of_found: Vec<[(ShardNumber, SeqNo); 2]>,
     /// Chunks without a key.
     keyless: u64,
     /// Chunks that came after the places were read, and how many of them are withheld.
@@ -114,29 +99,16 @@ impl Keys {
 
     /// Where the chunks are that share their key.
     fn shared(&self) -> impl Iterator<Item = (ShardNumber, SeqNo)> {
-        self.twins
-            .keys()
-            .flat_map(|&key| self.places(key))
-            .chain(self.of_found.iter().flat_map(|twin| [twin.place, twin.owner]))
+        self.twins.keys().flat_map(|&key| self.places(key)).chain(self.of_found.iter().flatten().copied())
     }
 }
 
 impl Comparison<'_> {
     /// Compares and deletes. `None`: the index cannot be read now, and nothing is known of it.
     pub async fn run(&self) -> Result<Option<Compared>, MergeError> {
-        let compared = match self.compare(Belief::Versions).await {
-            Err(Halt::Deceived) => {
-                tracing::warn!(
-                    collection = self.source.collection_id,
-                    "somebody else wrote to the destination: all keys of the collection are read"
-                );
-                self.compare(Belief::Keys).await
-            }
-            compared => compared,
-        };
-        let compared = match compared {
+        let compared = match self.compare().await {
             Ok(compared) => compared,
-            Err(Halt::Unreadable | Halt::Deceived) => return Ok(None),
+            Err(Halt::Unreadable) => return Ok(None),
             Err(Halt::Failed(error)) => return Err(*error),
         };
         tracing::info!(
@@ -149,14 +121,18 @@ impl Comparison<'_> {
         Ok(Some(compared))
     }
 
-    async fn compare(&self, belief: Belief) -> Result<Compared, Halt> {
+    async fn compare(&self) -> Result<Compared, Halt> {
         let log = Log::new(self.engine, self.source)?;
         let ends = log.ends().await?;
-        let (mut live, withheld) = self.read_live(&log, &ends, belief).await?;
+        let (mut live, withheld) = self.read_live(&log, &ends).await?;
+        let collection = self.source.collection_id;
         let known = |version| live.find(version);
-        let (documents, found) = Documents::unknown(self.engine, self.source.collection_id, known).await?;
+        let (mut documents, mut found) = Documents::unknown(self.engine, collection, known).await?;
         if found != live.found_len() {
-            return Err(Halt::Deceived);
+            // One operation is one document: it was written again meanwhile, or somebody else wrote another, many times.
+            tracing::debug!(collection, "versions are not believed this time");
+            live.disbelieve();
+            (documents, found) = Documents::unknown(self.engine, collection, |_| false).await?;
         }
         let mut sum = Compared {
             live: live.len() + withheld,
@@ -168,12 +144,6 @@ impl Comparison<'_> {
         let unfound = live.len() - found;
         let buckets = if unfound == 0 && documents.is_empty() { 0 } else { unfound / BUCKET + 1 };
         let reading = Reading { comparison: self, log: &log, live: &live, ends: &ends, buckets };
-        if buckets > 1 {
-            // Any of them may show that versions deceive, and nothing must be deleted before.
-            for bucket in 0..buckets {
-                reading.keys(bucket).await?;
-            }
-        }
         for bucket in 0..buckets {
             let keys = reading.keys(bucket).await?;
             // Each bucket reads all of them: the last look counts.
@@ -214,7 +184,7 @@ impl Comparison<'_> {
     fn is_stale(&self, keys: &Keys, key: u128, version: i64) -> bool {
         let there = Origin::of(version);
         let mut copied = self.copied(keys, key).peekable();
-        copied.peek().is_some() && copied.all(|(shard, seq_no)| Origin::new(shard, seq_no) != there)
+        copied.peek().is_some() && copied.all(|(shard, seq_no)| Some(Origin::new(shard, seq_no)) != there)
     }
 
     /// The live chunks with that key that are copied: what is beyond comes with the next pass.
@@ -225,10 +195,9 @@ impl Comparison<'_> {
     }
 
     /// The places of all live chunks up to these ends, and how many of them are withheld beside them.
-    async fn read_live(&self, log: &Log<'_>, ends: &Ends, belief: Belief) -> Result<(Live, u64), Halt> {
-        let is_believed =
-            |row: &&ShardRow| belief == Belief::Versions && ends.is_of(row.shard, &row.history_uuid);
-        let mut live = Live::new(self.shards.iter().filter(is_believed), self.source.shards, self.pass);
+    async fn read_live(&self, log: &Log<'_>, ends: &Ends) -> Result<(Live, u64), Halt> {
+        let is_planned = |row: &&ShardRow| ends.is_of(row.shard, &row.history_uuid);
+        let mut live = Live::new(self.shards.iter().filter(is_planned), self.source.shards, self.pass);
         let mut withheld = 0;
         for part in ends.windows(None).chunks(WINDOWS) {
             for (shard, hits) in log.read(part, &ReadLane::Places).await? {
@@ -270,32 +239,47 @@ impl Reading<'_> {
     /// The keys of the bucket, of the chunks whose document was not found, and of all that came since.
     async fn keys(&self, bucket: u64) -> Result<Keys, Halt> {
         let mut keys = Keys::default();
-        let unfound = self.live.unfound();
-        for batch in batches(&unfound, KEYS) {
-            for (shard, hits) in self.log.at(batch).await? {
-                self.take(&mut keys, bucket, shard, &hits).await?;
+        if self.live.found_len() == 0 {
+            for part in self.ends.windows(None).chunks(WINDOWS) {
+                for (shard, mut hits) in self.log.read(part, &key_lane()).await? {
+                    hits.retain(|hit| !self.comparison.withheld.holds(shard, hit.seq_no));
+                    self.take(&mut keys, bucket, shard, &hits).await?;
+                }
+            }
+        } else {
+            for batch in batches(&self.live.unfound(), KEYS) {
+                for (shard, hits) in self.log.at(batch).await? {
+                    self.take(&mut keys, bucket, shard, &hits).await?;
+                }
             }
         }
+        self.late_keys(&mut keys, bucket).await?;
+        Ok(keys)
+    }
+
+    /// What came since the places were read: a chunk that was updated is at another one now.
+    async fn late_keys(&self, keys: &mut Keys, bucket: u64) -> Result<(), Halt> {
         let mut read = self.ends.clone();
-        for _ in 0..TAILS {
+        let mut needed: Option<Ends> = None;
+        for _ in 0..LOOKS {
             let now = self.log.ends().await?;
-            let open = now.windows(Some(&read));
-            if open.is_empty() {
-                break;
-            }
-            read = now;
-            for part in open.chunks(WINDOWS) {
+            for part in now.windows(Some(&read)).chunks(WINDOWS) {
                 for (shard, mut hits) in self.log.read(part, &key_lane()).await? {
                     let all = hits.len();
                     hits.retain(|hit| !self.comparison.withheld.holds(shard, hit.seq_no));
                     keys.late += all as u64;
                     keys.late_withheld += (all - hits.len()) as u64;
-                    self.take(&mut keys, bucket, shard, &hits).await?;
+                    self.take(keys, bucket, shard, &hits).await?;
                 }
             }
+            // Whatever moved a chunk before its place was read was under way at the first look.
+            if now.reach(needed.get_or_insert_with(|| now.clone())) {
+                return Ok(());
+            }
+            read = now;
+            tokio::time::sleep(PAUSE).await;
         }
-        self.check(&keys).await?;
-        Ok(keys)
+        Err(Halt::Unreadable)
     }
 
     /// Adds the keys of these chunks that are in the bucket.
@@ -316,30 +300,12 @@ impl Reading<'_> {
             self.comparison.look_up(&ids).await?
         };
         for (id, seq_no) in taken {
-            let key = short_key(&id);
             match there.get(&id).and_then(|hit| self.live.found(hit.version)) {
-                Some(owner) => keys.of_found.push(TwinOfFound { key, place: (shard, seq_no), owner }),
-                None => keys.add(key, (shard, seq_no)),
+                Some(owner) => keys.of_found.push([owner, (shard, seq_no)]),
+                None => keys.add(short_key(&id), (shard, seq_no)),
             }
         }
         Ok(())
-    }
-
-    /// A document that has the version of one chunk and the key of another is that of both, or its version is not ours.
-    async fn check(&self, keys: &Keys) -> Result<(), Halt> {
-        let mut owners: BTreeMap<ShardNumber, Places> = BTreeMap::new();
-        for &TwinOfFound { owner: (shard, seq_no), .. } in &keys.of_found {
-            owners.entry(shard).or_default().add(seq_no);
-        }
-        let mut owned = HashMap::new();
-        for batch in batches(&owners, KEYS) {
-            for (shard, hits) in self.log.at(batch).await? {
-                let key = |hit: &Hit| Some(((shard, hit.seq_no), short_key(&key_of(hit.source()).ok()?)));
-                owned.extend(hits.iter().filter_map(key));
-            }
-        }
-        let is_ours = |twin: &TwinOfFound| owned.get(&twin.owner) == Some(&twin.key);
-        if keys.of_found.iter().all(is_ours) { Ok(()) } else { Err(Halt::Deceived) }
     }
 }
 

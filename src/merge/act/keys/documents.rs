@@ -14,7 +14,7 @@ use crate::merge::version::of_deletion;
 pub(in crate::merge::act) const COLLECTION_FIELD: &str = "collection_id";
 
 /// Ids read with one request.
-const IDS: usize = 5_000;
+const IDS: usize = 10_000;
 /// Deletions in one bulk.
 const DELETIONS: usize = 1_000;
 /// How often a bulk of deletions is sent while some are rejected.

@@ -98,10 +98,18 @@ impl Live {
     }
 
     fn operation(&self, version: i64) -> Option<(ShardNumber, SeqNo)> {
-        let Origin { shard: number, seq_no } = Origin::of(version);
+        let Origin { shard: number, seq_no } = Origin::of(version)?;
         let shard = self.shards.get(&number)?;
         let is_of_this_log = (shard.since?..=self.last_pass).contains(&pass_of(version));
         (is_of_this_log && shard.live.contains(seq_no)).then_some((number, seq_no))
+    }
+
+    /// No version is believed from here on, and nothing is found.
+    pub fn disbelieve(&mut self) {
+        for shard in self.shards.values_mut() {
+            shard.since = None;
+            shard.found = Places::default();
+        }
     }
 
     /// How many there are.
@@ -170,6 +178,9 @@ mod tests {
             of_copy(8, 0, 1),
             of_copy(5, 2, 2),
             of_deletion(5),
+            // Somebody else wrote the document again.
+            of_copy(3, 0, 1) + 1,
+            of_copy(3, 0, 1) + 15,
             i64::MAX,
             1,
             0,
@@ -177,6 +188,15 @@ mod tests {
             assert!(!live.find(version), "{version}");
         }
         assert_eq!(live.found_len(), 0);
+    }
+
+    #[test]
+    fn what_is_not_believed_is_not_found() {
+        let mut live = two();
+        assert!(live.find(of_copy(3, 0, 1)));
+        live.disbelieve();
+        assert_eq!((live.len(), live.found_len()), (3, 0));
+        assert!(!live.find(of_copy(3, 0, 1)) && live.found(of_copy(3, 0, 1)).is_none());
     }
 
     #[test]

@@ -21,9 +21,6 @@ pub(super) enum Halt {
     /// The index cannot be read now, or is another one: the next resolve finds out what is the matter with it.
     #[error("the index cannot be read now")]
     Unreadable,
-    /// Documents of the destination do not have the versions that we gave them.
-    #[error("somebody else wrote to the destination")]
-    Deceived,
     #[error(transparent)]
     Failed(Box<MergeError>),
 }
@@ -34,7 +31,7 @@ impl From<MergeError> for Halt {
     }
 }
 
-/// Where the log of each shard ends, and which history it is. Everything below is done, and visible.
+/// Where the log of each shard ends, and which history it is. What is below is on every copy, and visible.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ends(BTreeMap<ShardNumber, End>);
 
@@ -42,6 +39,8 @@ pub(super) struct Ends(BTreeMap<ShardNumber, End>);
 struct End {
     history_uuid: String,
     to: SeqNo,
+    /// The end of what is under way.
+    under_way: SeqNo,
 }
 
 /// A part of the log of a shard: from, to (exclusive).
@@ -56,6 +55,11 @@ impl Ends {
     /// Whether every log is still the one that it was.
     pub fn goes_on(&self, now: &Ends) -> bool {
         self.0.len() == now.0.len() && self.0.iter().all(|(&shard, end)| now.is_of(shard, &end.history_uuid))
+    }
+
+    /// Whether all is done that was under way then.
+    pub fn reach(&self, then: &Ends) -> bool {
+        then.0.iter().all(|(shard, end)| self.0.get(shard).is_some_and(|now| now.to >= end.under_way))
     }
 
     /// The windows from the beginning, or from former ends, up to these.
@@ -95,7 +99,8 @@ impl<'a> Log<'a> {
         }
         existing(self.engine.source.refresh(names).await)?.ok_or(Halt::Unreadable)?;
         let end = |shard: PrimaryStats| {
-            (shard.shard, End { history_uuid: shard.history_uuid, to: shard.local_checkpoint + 1 })
+            let (to, under_way) = (shard.global_checkpoint + 1, shard.max_seq_no + 1);
+            (shard.shard, End { history_uuid: shard.history_uuid, to, under_way })
         };
         Ok(Ends(shards.into_iter().map(end).collect()))
     }
