@@ -13,14 +13,14 @@ use super::error::{ElasticError, ErrorCategory, Result};
 use super::names::{IndexName, SeqNo, ShardNumber};
 use super::shard_log::check::{Expected, accept};
 use super::shard_log::page::{RawAnswer, parse_many};
-use super::shard_log::{MAX_WINDOW, Page, READING, ReadLane, Search, header, push_line, search_body};
+use super::shard_log::{
+    MAX_WINDOW, Page, READING, ReadLane, Search, header, push_line, search_body, seq_no_range,
+};
 
 /// The most documents in a page.
 const LIMIT: usize = 10_000;
 const PAGE: u64 = LIMIT as u64;
 const _: () = assert!(PAGE == MAX_WINDOW.unsigned_abs(), "the server's own limit");
-/// Wider than this, a part is as good as all that is left.
-const WIDEST: SeqNo = 1 << 40;
 
 /// Where a walk over one shard's log is. Each page asks for a part that holds about one page, as the server would
 /// otherwise sort all that is left each time.
@@ -30,21 +30,18 @@ pub struct Walk {
     from: SeqNo,
     /// The end (exclusive) of the next part; `None`: all that is left.
     to: Option<SeqNo>,
+    /// The end (exclusive) of the walk.
+    end: SeqNo,
     /// Documents that are left, as far as known.
     left: u64,
 }
 
 impl Walk {
-    /// From the beginning of that shard's log.
+    /// From the beginning of that shard's log to its end (exclusive) as it is now: a document that is written again
+    /// meanwhile is moved beyond, and cannot come twice.
     #[must_use]
-    pub fn new(shard: ShardNumber) -> Walk {
-        Walk { shard, from: 0, to: None, left: 0 }
-    }
-
-    /// The shard.
-    #[must_use]
-    pub fn shard(&self) -> ShardNumber {
-        self.shard
+    pub fn new(shard: ShardNumber, end: SeqNo) -> Walk {
+        Walk { shard, from: 0, to: None, end, left: 0 }
     }
 
     /// How it goes on after `got` documents came, the last of them at `last`, of `total` in the part. `None`: that was
@@ -55,8 +52,8 @@ impl Walk {
         let from = cut.map(|last| last + 1).or(self.to)?;
         let wide = if cut.is_none() && got < PAGE / 2 { 2 } else { 1 };
         let width = (from - self.from).saturating_mul(wide);
-        let to = (left > PAGE && width < WIDEST).then(|| from.saturating_add(width));
-        Some(Walk { shard: self.shard, from, to, left })
+        let to = Some(from.saturating_add(width)).filter(|&to| left > PAGE && to < self.end);
+        Some(Walk { from, to, left, ..*self })
     }
 }
 
@@ -95,8 +92,6 @@ pub struct PlacesRequest {
 
 impl Cluster {
     /// The next page of each of these walks over the documents with `field == value`, in their order, with one request.
-    ///
-    /// What is written meanwhile comes at the end of a log, so a document that is moved there may come twice.
     pub async fn walk(
         &self,
         index: &IndexName,
@@ -134,11 +129,9 @@ impl Search for WalkSearch {
     type Found = WalkPage;
 
     fn write(&self, lines: &mut Vec<u8>) -> Result<()> {
-        let mut range = json!({"gte": self.walk.from});
-        if let Some(to) = self.walk.to {
-            range["lt"] = json!(to);
-        }
-        let filter = json!([{"range": {"_seq_no": range}}, {"term": {&self.field: self.value}}]);
+        let Walk { from, to, end, .. } = self.walk;
+        let range = seq_no_range(from, to.unwrap_or(end));
+        let filter = json!([range, {"term": {&self.field: self.value}}]);
         let mut body = search_body(json!({"bool": {"filter": filter}}), LIMIT, &ReadLane::Places);
         body["sort"] = json!([{"_seq_no": "asc"}]);
         push_line(lines, &header(&self.index, Some(self.walk.shard)));
@@ -216,10 +209,11 @@ mod tests {
     /// many documents the server had to sort.
     fn walked(places: &[SeqNo]) -> (Vec<SeqNo>, usize, usize) {
         let (mut came, mut requests, mut sorted) = (Vec::new(), 0, 0);
-        let mut next = Some(Walk::new(0));
+        let mut next = Some(Walk::new(0, places.last().map_or(0, |last| last + 1)));
         while let Some(walk) = next {
             let start = places.partition_point(|&place| place < walk.from);
-            let end = walk.to.map_or(places.len(), |to| places.partition_point(|&place| place < to));
+            let end =
+                walk.to.map_or(places.len(), |to| places.partition_point(|&place| place < to.min(walk.end)));
             let part = places.get(start..end).unwrap_or_default();
             let page: Vec<SeqNo> = part.iter().copied().take(LIMIT).collect();
             next = walk.after(page.len() as u64, page.last().copied(), part.len() as u64);
@@ -262,8 +256,8 @@ mod tests {
         }
 
         #[test]
-        fn a_walk_ends_though_documents_vanish(left in any::<u64>(), width in 1_i64..1_000) {
-            let mut next = Some(Walk { shard: 0, from: 5, to: Some(5 + width), left });
+        fn a_walk_ends_though_documents_vanish(left in any::<u64>(), width in 1_i64..1_000, end in 1_005_i64..) {
+            let mut next = Some(Walk { shard: 0, from: 5, to: Some(5 + width), end, left });
             let mut requests = 0;
             while let Some(walk) = next {
                 requests += 1;

@@ -258,11 +258,11 @@ async fn cannot_read(server: &Server) {
         server.cluster.lookup(&red, &["a"], PLAIN).await.unwrap_err(),
         server.cluster.count(&red).await.unwrap_err(),
         server.cluster.count_by(&red, "n").await.unwrap_err(),
-        server.cluster.walk(&red, &[Walk::new(0)], "n", 1).await.unwrap_err(),
+        server.cluster.walk(&red, &[Walk::new(0, 9)], "n", 1).await.unwrap_err(),
     ] {
         assert_eq!(error.category(), ErrorCategory::Unavailable, "{error}");
     }
-    let error = server.cluster.walk(&healthy, &[Walk::new(7)], "n", 1).await.unwrap_err();
+    let error = server.cluster.walk(&healthy, &[Walk::new(7, 9)], "n", 1).await.unwrap_err();
     assert_eq!(error.category(), ErrorCategory::BadAnswer, "{error}");
     let first = |index: &IndexName, shard| PlacesRequest {
         index: index.clone(),
@@ -353,7 +353,7 @@ async fn chunks_are_looked_up_in_every_lane_and_ids_found_by_a_field() {
             server.cluster.lookup_where(&index, &some, ("collection_id", 2), ReadLane::Keys).await.unwrap();
         assert_eq!(of_one.hits().map(|hit| hit.id.as_str()).collect::<BTreeSet<_>>(), ["v2", "v8"].into());
         let mut ids = BTreeSet::new();
-        let walks = [0, 1, 2].map(Walk::new);
+        let walks = [0, 1, 2].map(|shard| Walk::new(shard, 1_000));
         for page in server.cluster.walk(&index, &walks, "collection_id", 2).await.unwrap() {
             assert_eq!(page.next, None);
             assert!(page.documents.iter().all(|document| document.version == 1));
@@ -366,5 +366,9 @@ async fn chunks_are_looked_up_in_every_lane_and_ids_found_by_a_field() {
         }
         let expected: BTreeSet<_> = (0..30).filter(|n| n % 3 == 2).map(|n| format!("v{n}")).collect();
         assert_eq!(ids, expected);
+        // Not beyond the end.
+        let none = [0, 1, 2].map(|shard| Walk::new(shard, 0));
+        let pages = server.cluster.walk(&index, &none, "collection_id", 2).await.unwrap();
+        assert!(pages.iter().all(|page| page.documents.is_empty() && page.next.is_none()));
     }
 }

@@ -507,7 +507,7 @@ impl State {
         };
         let own =
             version::of_repair(self.units[lease.unit].pass, number(hit.place.shard), hit.place.position);
-        let above = |version: i64| if version > own { version::above(version) } else { own };
+        let above = |version: i64| if version > own { version + 1 } else { own };
         let version = if found.content.is_some() { above(found.version) } else { own };
         self.workers[worker] = if found.content == Some(hit.place) {
             Worker::Settled { lease, quarantined: false }

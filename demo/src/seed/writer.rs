@@ -52,7 +52,7 @@ pub enum Outages {
     /// It ends with the error.
     End,
     /// It counts that and goes on with something else, as an application with many users does. What was asked may
-    /// have been done or not. No collection is deleted once a write block has refused something.
+    /// have been done or not.
     Endure,
 }
 
@@ -172,9 +172,10 @@ impl Work {
         }
     }
 
-    /// A collection that is deleted after the verdict is nobody's business but the next application's.
+    /// Not once a write block has refused something: a block does not keep an index from being deleted, and what happens
+    /// after the verdict is nobody's business but the next application's.
     fn may_delete_collections(&self) -> bool {
-        self.options.outages == Outages::End || self.counts.refused == 0
+        self.counts.refused == 0
     }
 
     async fn create_collection(&mut self) -> Result<()> {

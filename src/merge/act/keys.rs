@@ -13,20 +13,22 @@ mod documents;
 mod follow;
 mod live;
 mod log;
+mod sides;
 mod twins;
 mod withheld;
 
 use std::collections::BTreeMap;
 
 use futures::future::try_join;
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 
 use super::destination::{let_workers_write, stop_workers_writing};
 use super::sources::{Stats, index_name, readable};
-use crate::elastic::{PrimaryStats, ReadLane, WindowRequest};
+use crate::elastic::{ReadLane, WindowRequest};
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
-use crate::merge::memo::{Rechecked, WithoutIndex};
+use crate::merge::memo::Rechecked;
 use crate::merge::observe::{active, parse_memo};
 use crate::merge::plan::is_unfinished;
 use crate::merge::valid::{SourceWrites, ValidMerge};
@@ -35,15 +37,19 @@ use crate::state::{
     storable,
 };
 use compare::{Compared, Comparison};
-use documents::{Documents, Judgement};
+use documents::Documents;
+use log::{Ends, existing};
+use sides::{Sides, never_read, unread};
 use twins::Twins;
-use withheld::{Quarantine, Withheld, is_present};
+use withheld::{Quarantine, Withheld};
 
 pub(super) use documents::COLLECTION_FIELD;
 pub(super) use follow::follow;
 
 /// Quarantined chunks looked at in one request.
 const RECHECK: usize = 200;
+/// Sources compared at the same time.
+const AT_ONCE: usize = 4;
 
 /// Makes the keys of both sides agree and stores how each collection compares.
 pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Result<(), MergeError> {
@@ -63,7 +69,7 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge, now: Timestamp
     }
     let is_blocked = spec.cutover.source_writes == SourceWrites::Block;
     // Where nobody writes, the last look below says whether these are still true.
-    let Some(verdicts) = compare_sides(engine, pass, stats.filter(|_| is_blocked)).await? else {
+    let Some(verdicts) = compare_sides(engine, spec, pass, stats.filter(|_| is_blocked)).await? else {
         // The same.
         return Ok(());
     };
@@ -90,6 +96,7 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge, now: Timestamp
 /// or sources resolved once more before that can be said.
 async fn compare_sides(
     engine: &Engine,
+    spec: &ValidMerge,
     pass: i32,
     stats: Option<Stats>,
 ) -> Result<Option<Vec<CollectionVerdict>>, MergeError> {
@@ -108,43 +115,47 @@ async fn compare_sides(
         readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?).0
     };
     let there = count_destination(engine).await?;
-    let mut planned: BTreeMap<SourceId, Vec<ShardRow>> = BTreeMap::new();
-    for row in engine.state.shards(engine.id).await? {
-        planned.entry(row.source).or_default().push(row);
-    }
+    let in_destination = |source: &SourceRow| there.get(&source.collection_id).copied().unwrap_or(0);
     let counts: BTreeMap<i64, Counts> =
         engine.state.collection_counts(engine.id).await?.into_iter().collect();
-    let mut to_compare = 0;
+    let counts = |source: &SourceRow| counts.get(&source.collection_id).copied().unwrap_or_default();
+    let mut sides = BTreeMap::new();
+    for source in active(&stored) {
+        // Away since it was resolved: the next resolve finds out what is the matter with it.
+        let Some(shards) = stats.get(&index_name(source)?) else { return Ok(None) };
+        let rows = quarantine.of(source.id);
+        sides.insert(source.id, Sides::new(shards, in_destination(source), &counts(source), rows));
+    }
+    let is_doubtful = |source: &&SourceRow| sides.get(&source.id).is_some_and(Sides::are_doubtful);
+    let doubtful: Vec<&SourceRow> = active(&stored).filter(is_doubtful).collect();
+    let quiet = (spec.cutover.source_writes == SourceWrites::Block).then_some(&stats);
+    let Some(compared) = compare_all(engine, pass, &doubtful, &quarantine, quiet).await? else {
+        return Ok(None);
+    };
+    let mut shared = Vec::new();
+    for (source, compared) in compared {
+        if let Some(sides) = sides.get_mut(&source) {
+            sides.learn(&compared);
+        }
+        shared.extend(compared.shared);
+    }
     let mut verdicts = Vec::with_capacity(stored.len());
     for source in &stored {
-        let rows = quarantine.of(source.id);
-        let in_destination = there.get(&source.collection_id).copied().unwrap_or(0);
-        let counts = counts.get(&source.collection_id).copied().unwrap_or_default();
         match source.state {
             SourceState::Active => {
-                // Away since it was resolved: the next resolve finds out what is the matter with it.
-                let Some(shards) = stats.get(&index_name(source)?) else { return Ok(None) };
-                let mut sides = Sides::new(shards, in_destination, &counts, rows);
-                // Chunks that share a key hide a difference of the counts, and are compared once more.
-                if sides.collapsed > 0 || !sides.agree() {
-                    let shards = planned.get(&source.id).map_or(&[][..], Vec::as_slice);
-                    let withheld = Withheld::new(rows);
-                    let comparison = Comparison { engine, source, pass, shards, withheld };
-                    let Some(compared) = comparison.run().await? else { return Ok(None) };
-                    sides.learn(&compared);
-                    to_compare += twins.compare(engine, &compared.shared).await?;
-                }
-                verdicts.push(sides.verdict(source.collection_id, &counts));
+                let verdict = |sides: &Sides| sides.verdict(source.collection_id, &counts(source));
+                verdicts.extend(sides.get(&source.id).map(verdict));
             }
-            SourceState::Waiting => verdicts.push(unread(source, in_destination)),
+            SourceState::Waiting => verdicts.push(unread(source, in_destination(source))),
             SourceState::Gone | SourceState::Purged => {
                 let replaced = active(&stored).any(|other| other.collection_id == source.collection_id);
-                if !replaced && in_destination > 0 {
+                if !replaced && in_destination(source) > 0 {
                     purge(engine, source).await?;
                 }
             }
         }
     }
+    let to_compare = twins.compare(engine, shared).await?;
     verdicts.extend(never_read(&memo.without_index, &stored, &there));
     if to_compare > 0 {
         tracing::info!(
@@ -155,6 +166,50 @@ async fn compare_sides(
         return Ok(None);
     }
     Ok(Some(verdicts))
+}
+
+/// Compares the keys of these sources, some at a time. `quiet`: the statistics of the sources, where nobody writes to them.
+/// `None`: one cannot be read now.
+async fn compare_all(
+    engine: &Engine,
+    pass: i32,
+    sources: &[&SourceRow],
+    quarantine: &Quarantine,
+    quiet: Option<&Stats>,
+) -> Result<Option<Vec<(SourceId, Compared)>>, MergeError> {
+    if sources.is_empty() {
+        return Ok(Some(Vec::new()));
+    }
+    let mut planned: BTreeMap<SourceId, Vec<ShardRow>> = BTreeMap::new();
+    for row in engine.state.shards(engine.id).await? {
+        planned.entry(row.source).or_default().push(row);
+    }
+    if quiet.is_some() {
+        let names = sources.iter().map(|source| index_name(source)).collect::<Result<Vec<_>, _>>()?;
+        if existing(engine.source.refresh(&names).await)?.is_none() {
+            return Ok(None);
+        }
+    }
+    let mut comparisons = Vec::with_capacity(sources.len());
+    for &source in sources {
+        let ends = match quiet {
+            None => None,
+            Some(stats) => match Ends::of(source, stats.get(&index_name(source)?)) {
+                None => return Ok(None),
+                ends => ends,
+            },
+        };
+        let shards = planned.get(&source.id).map_or(&[][..], Vec::as_slice);
+        let withheld = Withheld::new(quarantine.of(source.id));
+        comparisons.push(Comparison { engine, source, pass, shards, withheld, ends }.run());
+    }
+    let mut running = stream::iter(comparisons).buffer_unordered(AT_ONCE);
+    let mut all = Vec::with_capacity(sources.len());
+    while let Some((source, compared)) = running.try_next().await? {
+        let Some(compared) = compared else { return Ok(None) };
+        all.push((source, compared));
+    }
+    Ok(Some(all))
 }
 
 /// Documents of each collection in the destination, now.
@@ -178,123 +233,6 @@ async fn has_late_writes(engine: &Engine, verdicts: &[CollectionVerdict]) -> Res
     Ok(!collections.is_empty())
 }
 
-/// How many chunks each side of a collection has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Sides {
-    source: u64,
-    destination: u64,
-    /// Chunks of the source that are not in the destination because they are in quarantine.
-    withheld: u64,
-    /// Chunks of the source that share their key and content with another.
-    collapsed: u64,
-    quarantined: u64,
-    different: u64,
-}
-
-impl Sides {
-    fn new(
-        shards: &[PrimaryStats],
-        destination: u64,
-        counts: &Counts,
-        quarantined: &[QuarantinedRow],
-    ) -> Sides {
-        let different = quarantined.iter().filter(|row| is_present(row)).count() as u64;
-        let all = quarantined.len() as u64;
-        Sides {
-            source: shards.iter().map(|shard| shard.docs).sum(),
-            destination,
-            withheld: all - different,
-            collapsed: counts.collapsed.max(0).unsigned_abs(),
-            quarantined: all,
-            different,
-        }
-    }
-
-    fn expected(&self) -> u64 {
-        self.source.saturating_sub(self.withheld).saturating_sub(self.collapsed)
-    }
-
-    fn agree(&self) -> bool {
-        self.destination == self.expected()
-    }
-
-    /// What the comparison of the keys found is exact.
-    fn learn(&mut self, compared: &Compared) {
-        let with_key = compared.live.saturating_sub(compared.withheld).saturating_sub(compared.keyless);
-        self.source = compared.live;
-        self.withheld = compared.withheld;
-        self.collapsed = with_key.saturating_sub(compared.distinct);
-        self.destination = compared.kept;
-    }
-
-    fn verdict(&self, collection_id: i64, counts: &Counts) -> CollectionVerdict {
-        let reason = if !self.agree() {
-            Some(format!(
-                "the source has {} chunks ({} in quarantine, {} collapsed), the destination {}",
-                self.source, self.withheld, self.collapsed, self.destination
-            ))
-        } else if self.different > 0 {
-            Some(format!("{} chunks differ after their repair", self.different))
-        } else {
-            None
-        };
-        CollectionVerdict {
-            collection_id,
-            source_documents: signed(self.source),
-            destination_documents: signed(self.destination),
-            compared: counts.compared,
-            different: signed(self.different),
-            quarantined: signed(self.quarantined),
-            collapsed: signed(self.collapsed),
-            verdict: reason.is_none(),
-            reason,
-        }
-    }
-}
-
-/// A collection whose index cannot be read now cannot be judged.
-fn unread(source: &SourceRow, in_destination: u64) -> CollectionVerdict {
-    CollectionVerdict {
-        collection_id: source.collection_id,
-        source_documents: source.documents,
-        destination_documents: signed(in_destination),
-        compared: 0,
-        different: 0,
-        quarantined: 0,
-        collapsed: 0,
-        verdict: false,
-        reason: Some(source.attention.clone().unwrap_or_else(|| "its index cannot be read now".to_owned())),
-    }
-}
-
-/// Collections that have an index which could never be read: they are no sources yet, and no less missing for that.
-fn never_read(
-    without_index: &BTreeMap<i64, WithoutIndex>,
-    stored: &[SourceRow],
-    there: &BTreeMap<i64, u64>,
-) -> Vec<CollectionVerdict> {
-    let judged = |collection| {
-        let takes_part =
-            |source: &&SourceRow| matches!(source.state, SourceState::Active | SourceState::Waiting);
-        stored.iter().filter(takes_part).any(|source| source.collection_id == collection)
-    };
-    without_index
-        .iter()
-        .filter(|(collection, why)| why.reason.is_unreadable() && !judged(**collection))
-        .map(|(&collection_id, why)| CollectionVerdict {
-            collection_id,
-            source_documents: 0,
-            destination_documents: signed(there.get(&collection_id).copied().unwrap_or(0)),
-            compared: 0,
-            different: 0,
-            quarantined: 0,
-            collapsed: 0,
-            verdict: false,
-            reason: Some(why.to_string()),
-        })
-        .collect()
-}
-
 /// Takes the chunks of a source that is gone out of the destination.
 pub(super) async fn purge(engine: &Engine, source: &SourceRow) -> Result<(), MergeError> {
     // An attempt to cut over may have ended after it was taken away.
@@ -303,10 +241,15 @@ pub(super) async fn purge(engine: &Engine, source: &SourceRow) -> Result<(), Mer
     let destination = &engine.merge.destination.index;
     engine.destination.refresh(std::slice::from_ref(destination)).await.map_err(MergeError::Destination)?;
     let (documents, _) = Documents::unknown(engine, source.collection_id, |_| false).await?;
-    let judged = documents.judge(engine, pass, |_, _| Judgement::TooMuch).await?;
+    let mut deleted = 0;
+    for batch in documents.batches() {
+        let ids: Vec<String> = documents::read(engine, batch).await?.into_iter().map(|(id, _)| id).collect();
+        deleted += documents::delete(engine, &ids, pass).await?;
+    }
+    engine.destination.refresh(std::slice::from_ref(destination)).await.map_err(MergeError::Destination)?;
     tracing::info!(
         collection = source.collection_id,
-        deleted = judged.deleted,
+        deleted,
         "the chunks of a source that is gone are deleted"
     );
     Ok(())
@@ -355,8 +298,4 @@ pub(super) async fn release_what_lives_no_more(
     let dead: Vec<&QuarantinedRow> = dead.iter().collect();
     engine.state.quarantine_clear(engine.id, &dead).await?;
     Ok(left)
-}
-
-fn signed(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -64,7 +64,7 @@ pub(super) async fn plan_copy(engine: &Engine, drained: Drained, now: Timestamp)
             targets.extend(new);
         }
     }
-    refuse_what_has_no_version(row.pass, &targets)?;
+    refuse_what_has_no_version(row.pass, &targets, &sources)?;
     engine.source.refresh(&grown).await.map_err(MergeError::Source)?;
     let Some(units) = engine.state.plan_pass(engine.id, row.pass, &targets, SPLIT).await? else {
         tracing::debug!("another process planned a pass meanwhile");
@@ -81,16 +81,29 @@ fn is_new(source: &SourceRow, memo: &Memo) -> bool {
     created && source.generation == 0
 }
 
-/// Versions have room for years; when it is used up nothing may be written under a wrong one.
-fn refuse_what_has_no_version(pass: i32, targets: &[ShardTarget]) -> Result<(), MergeError> {
-    let too_long = targets.iter().any(|target| target.to > SEQ_NO_END);
-    if pass < LAST_PASS && !too_long {
-        return Ok(());
+/// What versions have no room for must not be written under a wrong one.
+fn refuse_what_has_no_version(
+    pass: i32,
+    targets: &[ShardTarget],
+    sources: &BTreeMap<IndexName, &SourceRow>,
+) -> Result<(), MergeError> {
+    if pass >= LAST_PASS {
+        return Err(MergeError::problem(
+            MergeCategory::ChecksFailed,
+            "spec.destination.index",
+            "this merge has followed its sources for longer than versions can tell apart; delete the resource, and merge into a new destination",
+        ));
     }
+    let Some(target) = targets.iter().find(|target| target.to > SEQ_NO_END) else { return Ok(()) };
+    let index = sources.iter().find(|(_, source)| source.id == target.source);
+    let (name, collection) = index.map_or(("", 0), |(name, source)| (name.as_str(), source.collection_id));
     Err(MergeError::problem(
         MergeCategory::ChecksFailed,
         "spec.source",
-        "has had more operations than versions can tell apart; delete the resource, and merge into a new destination",
+        format!(
+            "shard {} of index {name} has had {} operations, more than the {SEQ_NO_END} that versions can tell apart; reindex it, which gives it a new log, or exclude collection {collection}",
+            target.shard, target.to
+        ),
     ))
 }
 

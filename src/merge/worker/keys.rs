@@ -55,8 +55,10 @@ pub(super) async fn watch(
         for (Updated { place, key }, version) in part.iter().zip(versions.map_err(MergeError::Destination)?) {
             let ReadWindow { unit, page, .. } = &windows[place.window];
             match version {
-                Some(there) => claims.push(Claim { unit, seq_no: page.hits[place.hit].seq_no, key, there }),
-                None => drop(doubtful.insert((unit.source, unit.shard))),
+                Some(there) if Origin::of(there).is_some() => {
+                    claims.push(Claim { unit, seq_no: page.hits[place.hit].seq_no, key, there });
+                }
+                Some(_) | None => drop(doubtful.insert((unit.source, unit.shard))),
             }
         }
         let rivals = have_rivals(shared, &claims).await?;
@@ -66,7 +68,7 @@ pub(super) async fn watch(
     if !doubtful.is_empty() {
         tracing::info!(
             shards = doubtful.len(),
-            "chunks were given other keys in place: all keys will be compared"
+            "chunks were given other keys in place: both sides will be compared"
         );
     }
     Ok(shared.context.state.doubt_keys(shared.context.id, &doubtful).await?)

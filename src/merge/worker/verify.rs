@@ -14,7 +14,7 @@ use super::{LEASE, Shared};
 use crate::chunk::{Actual, Refusal, Transform, address, compare};
 use crate::elastic::{BulkBody, BulkVersioning, Lookup};
 use crate::merge::error::MergeError;
-use crate::merge::version::{Origin, above, of_repair};
+use crate::merge::version::{Origin, of_repair};
 use crate::state::UnitId;
 
 /// How often a chunk that differs is written and compared again.
@@ -229,7 +229,7 @@ async fn repair(
         let hit = &window.page.hits[expected.place.hit];
         let own = of_repair(window.unit.pass, window.unit.shard, hit.seq_no);
         // Above it can only be what somebody else wrote there, again and again.
-        let version = found.filter(|&version| version > own).map_or(own, above);
+        let version = found.filter(|&version| version > own).map_or(own, |version| version.saturating_add(1));
         let Ok(parsed) = parse(shared.transform(), window, hit) else { continue };
         let buffer = body.begin_index(&expected.id, version, BulkVersioning::ExternalGte);
         parsed.write(facts.get(expected.document), buffer);

@@ -11,12 +11,12 @@
 //!
 //! Memory is bounded whatever the size of the collection: places are bits, and keys are held in buckets by their hash.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use super::documents::{COLLECTION_FIELD, Documents, Judgement};
-use super::live::{Live, batches};
+use super::documents::{self, COLLECTION_FIELD, Document, Documents};
+use super::live::{Live, Places, batches};
 use super::log::{Ends, Halt, Log, WINDOWS};
 use super::withheld::Withheld;
 use crate::chunk::key_of;
@@ -26,14 +26,14 @@ use crate::merge::error::MergeError;
 use crate::merge::key_lane;
 use crate::merge::version::Origin;
 use crate::state::invariants::Place;
-use crate::state::{ShardRow, SourceRow};
+use crate::state::{ShardRow, SourceId, SourceRow};
 
-/// Keys held in memory at once: about 80 bytes each with the map's overhead.
-const BUCKET: u64 = 500_000;
+/// Keys of a source held in memory at once: about 80 bytes each with the map's overhead.
+const BUCKET: u64 = 250_000;
 /// Chunks whose keys are read with one request.
 const KEYS: usize = 10_000;
 /// How often the end of a log is looked at until all that was under way is done, and the pause between.
-const LOOKS: u32 = 50;
+const LOOKS: u32 = 600;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a comparison found and did.
@@ -66,6 +66,8 @@ pub(super) struct Comparison<'a> {
     /// Its shards, as they are planned.
     pub shards: &'a [ShardRow],
     pub withheld: Withheld,
+    /// Where its logs end, all of it visible, if nobody writes to it: then it is not looked at any more.
+    pub ends: Option<Ends>,
 }
 
 /// Live chunks with a key of one bucket, by where they are, except those whose document was found.
@@ -105,10 +107,10 @@ impl Keys {
 
 impl Comparison<'_> {
     /// Compares and deletes. `None`: the index cannot be read now, and nothing is known of it.
-    pub async fn run(&self) -> Result<Option<Compared>, MergeError> {
+    pub async fn run(self) -> Result<(SourceId, Option<Compared>), MergeError> {
         let compared = match self.compare().await {
             Ok(compared) => compared,
-            Err(Halt::Unreadable) => return Ok(None),
+            Err(Halt::Unreadable) => return Ok((self.source.id, None)),
             Err(Halt::Failed(error)) => return Err(*error),
         };
         tracing::info!(
@@ -118,19 +120,22 @@ impl Comparison<'_> {
             stale = compared.stale.len(),
             "keys compared"
         );
-        Ok(Some(compared))
+        Ok((self.source.id, Some(compared)))
     }
 
     async fn compare(&self) -> Result<Compared, Halt> {
         let log = Log::new(self.engine, self.source)?;
-        let ends = log.ends().await?;
+        let ends = match &self.ends {
+            Some(ends) => ends.clone(),
+            None => log.ends().await?,
+        };
         let (mut live, withheld) = self.read_live(&log, &ends).await?;
         let collection = self.source.collection_id;
         let known = |version| live.find(version);
         let (mut documents, mut found) = Documents::unknown(self.engine, collection, known).await?;
         if found != live.found_len() {
-            // One operation is one document: it was written again meanwhile, or somebody else wrote another, many times.
-            tracing::debug!(collection, "versions are not believed this time");
+            // Two documents of one operation: somebody else wrote one of them so often that its version names another.
+            tracing::info!(collection, "somebody else wrote to the destination: all keys are read");
             live.disbelieve();
             (documents, found) = Documents::unknown(self.engine, collection, |_| false).await?;
         }
@@ -151,26 +156,15 @@ impl Comparison<'_> {
             sum.withheld = withheld + keys.late_withheld;
             sum.keyless = keys.keyless;
             sum.distinct += keys.first.len() as u64;
-            let place = |(shard, seq_no)| Place { source: self.source.id, shard, seq_no };
-            sum.shared.extend(keys.shared().map(place));
-            let judge = |id: &str, version| {
-                let key = short_key(id);
-                if !reading.is_in(bucket, key) {
-                    return Judgement::Other;
-                }
-                if keys.places(key).next().is_none() {
-                    return Judgement::TooMuch;
-                }
-                if self.is_stale(&keys, key, version) {
-                    sum.stale.extend(self.copied(&keys, key).map(place));
-                }
-                Judgement::Kept
-            };
-            let judged = documents.judge(self.engine, self.pass, judge).await?;
-            sum.kept += judged.kept;
-            sum.deleted += judged.deleted;
+            sum.shared.extend(keys.shared().map(|place| self.place(place)));
+            self.judge(&reading, bucket, &keys, &documents, &mut sum).await?;
         }
-        if !ends.goes_on(&log.ends().await?) {
+        if sum.deleted > 0 {
+            let destination = std::slice::from_ref(&self.engine.merge.destination.index);
+            let refreshed = self.engine.destination.refresh(destination).await;
+            refreshed.map_err(MergeError::Destination)?;
+        }
+        if self.ends.is_none() && !ends.goes_on(&log.ends().await?) {
             return Err(Halt::Unreadable);
         }
         for places in [&mut sum.shared, &mut sum.stale] {
@@ -178,6 +172,41 @@ impl Comparison<'_> {
             places.dedup();
         }
         Ok(sum)
+    }
+
+    /// Keeps the documents that have a key of the bucket, and deletes the others of it.
+    async fn judge(
+        &self,
+        reading: &Reading<'_>,
+        bucket: u64,
+        keys: &Keys,
+        documents: &Documents,
+        sum: &mut Compared,
+    ) -> Result<(), Halt> {
+        for batch in documents.batches() {
+            let mut extra = Vec::new();
+            for (id, version) in documents::read(self.engine, batch).await? {
+                let key = short_key(&id);
+                if !reading.is_in(bucket, key) {
+                    continue;
+                }
+                if keys.places(key).next().is_none() {
+                    extra.push((id, version));
+                    continue;
+                }
+                sum.kept += 1;
+                if self.is_stale(keys, key, version) {
+                    sum.stale.extend(self.copied(keys, key).map(|place| self.place(place)));
+                }
+            }
+            let extra = reading.without_revived(extra).await?;
+            sum.deleted += documents::delete(self.engine, &extra, self.pass).await?;
+        }
+        Ok(())
+    }
+
+    fn place(&self, (shard, seq_no): (ShardNumber, SeqNo)) -> Place {
+        Place { source: self.source.id, shard, seq_no }
     }
 
     /// Whether all chunks with that key that are copied are others than the one that its document was written from.
@@ -248,12 +277,14 @@ impl Reading<'_> {
             }
         } else {
             for batch in batches(&self.live.unfound(), KEYS) {
-                for (shard, hits) in self.log.at(batch).await? {
+                for (shard, hits) in self.log.at(batch, &key_lane()).await? {
                     self.take(&mut keys, bucket, shard, &hits).await?;
                 }
             }
         }
-        self.late_keys(&mut keys, bucket).await?;
+        if self.comparison.ends.is_none() {
+            self.late_keys(&mut keys, bucket).await?;
+        }
         Ok(keys)
     }
 
@@ -276,7 +307,7 @@ impl Reading<'_> {
             if now.reach(needed.get_or_insert_with(|| now.clone())) {
                 return Ok(());
             }
-            read = now;
+            read.raise_to(&now);
             tokio::time::sleep(PAUSE).await;
         }
         Err(Halt::Unreadable)
@@ -306,6 +337,24 @@ impl Reading<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The ids of these documents, except those whose operation lives after all: where a primary fails, what it did last
+    /// may be undone.
+    async fn without_revived(&self, documents: Vec<Document>) -> Result<Vec<String>, Halt> {
+        let mut named: BTreeMap<ShardNumber, Places> = BTreeMap::new();
+        for (shard, seq_no) in documents.iter().filter_map(|(_, version)| self.live.names(*version)) {
+            named.entry(shard).or_default().add(seq_no);
+        }
+        let mut revived = HashSet::new();
+        for batch in batches(&named, KEYS) {
+            for (shard, hits) in self.log.at(batch, &ReadLane::Places).await? {
+                let withheld = |hit: &&Hit| self.comparison.withheld.holds(shard, hit.seq_no);
+                revived.extend(hits.iter().filter(|hit| !withheld(hit)).map(|hit| (shard, hit.seq_no)));
+            }
+        }
+        let lives = |version| self.live.names(version).is_some_and(|place| revived.contains(&place));
+        Ok(documents.into_iter().filter(|(_, version)| !lives(*version)).map(|(id, _)| id).collect())
     }
 }
 

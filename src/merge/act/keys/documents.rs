@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::live::{Places, batches};
-use crate::elastic::{BulkBody, BulkItem, ElasticError, PlacesRequest, ReadLane, ShardNumber, Walk};
-use crate::merge::act::writer_alias;
+use crate::elastic::{
+    BulkBody, BulkItem, ElasticError, PlacesRequest, PrimaryStats, ReadLane, SeqNo, ShardNumber, Walk,
+};
+use crate::merge::act::{lost, writer_alias};
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::version::of_deletion;
@@ -20,23 +22,8 @@ const DELETIONS: usize = 1_000;
 /// How often a bulk of deletions is sent while some are rejected.
 const DELETION_ATTEMPTS: u32 = 8;
 
-/// What is to become of a document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Judgement {
-    /// Not looked at this time.
-    Other,
-    /// It stays.
-    Kept,
-    /// It is deleted.
-    TooMuch,
-}
-
-/// What became of documents.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Judged {
-    pub kept: u64,
-    pub deleted: u64,
-}
+/// A document's id and version.
+pub(super) type Document = (String, i64);
 
 /// Documents of a collection, by their places in the destination.
 #[derive(Debug, Default)]
@@ -51,9 +38,12 @@ impl Documents {
     ) -> Result<(Documents, u64), MergeError> {
         let destination = &engine.merge.destination.index;
         let (mut unknown, mut known) = (Documents::default(), 0);
-        let mut open: Vec<Walk> = (0..engine.merge.destination.shards)
-            .filter_map(|shard| Some(Walk::new(shard.try_into().ok()?)))
-            .collect();
+        let names = std::slice::from_ref(destination);
+        let mut stats = engine.destination.primary_stats(names).await.map_err(MergeError::Destination)?;
+        let shards =
+            stats.remove(destination).ok_or_else(|| lost(engine))?.map_err(MergeError::Destination)?;
+        let walk = |shard: PrimaryStats| Walk::new(shard.shard, shard.max_seq_no + 1);
+        let mut open: Vec<Walk> = shards.into_iter().map(walk).collect();
         while !open.is_empty() {
             let pages = engine
                 .destination
@@ -79,49 +69,36 @@ impl Documents {
         self.0.is_empty()
     }
 
-    /// Asks `judge` about the id and version of each, and deletes what is too much. One that was written again meanwhile
-    /// is at another place, and not judged.
-    pub async fn judge(
-        &self,
-        engine: &Engine,
-        pass: i32,
-        mut judge: impl FnMut(&str, i64) -> Judgement,
-    ) -> Result<Judged, MergeError> {
-        let destination = &engine.merge.destination.index;
-        let mut judged = Judged::default();
-        let mut are_deleted = false;
-        for batch in batches(&self.0, IDS) {
-            let request = |(shard, places)| PlacesRequest {
-                index: destination.clone(),
-                shard,
-                places,
-                lane: ReadLane::Keys,
-            };
-            let requests: Vec<PlacesRequest> = batch.into_iter().map(request).collect();
-            let pages = engine.destination.read_places(&requests).await.map_err(MergeError::Destination)?;
-            let mut extra = Vec::new();
-            for page in pages {
-                for hit in page.map_err(MergeError::Destination)?.hits {
-                    match judge(&hit.id, hit.version) {
-                        Judgement::Other => {}
-                        Judgement::Kept => judged.kept += 1,
-                        Judgement::TooMuch => extra.push(hit.id),
-                    }
-                }
-            }
-            judged.deleted += delete(engine, &extra, of_deletion(pass)).await?;
-            are_deleted |= !extra.is_empty();
-        }
-        if are_deleted {
-            let name = std::slice::from_ref(destination);
-            engine.destination.refresh(name).await.map_err(MergeError::Destination)?;
-        }
-        Ok(judged)
+    /// Some of them at a time.
+    pub fn batches(&self) -> impl Iterator<Item = BTreeMap<ShardNumber, Vec<SeqNo>>> {
+        batches(&self.0, IDS)
     }
 }
 
-/// Deletes by id; returns how many. One that has a higher version came back meanwhile, and stays.
-async fn delete(engine: &Engine, ids: &[String], version: i64) -> Result<u64, MergeError> {
+/// The ids and versions of documents at these places. One that was written again meanwhile is at another place.
+pub(super) async fn read(
+    engine: &Engine,
+    places: BTreeMap<ShardNumber, Vec<SeqNo>>,
+) -> Result<Vec<Document>, MergeError> {
+    let request = |(shard, places)| PlacesRequest {
+        index: engine.merge.destination.index.clone(),
+        shard,
+        places,
+        lane: ReadLane::Keys,
+    };
+    let requests: Vec<PlacesRequest> = places.into_iter().map(request).collect();
+    let mut read = Vec::new();
+    for page in engine.destination.read_places(&requests).await.map_err(MergeError::Destination)? {
+        let page = page.map_err(MergeError::Destination)?;
+        read.extend(page.hits.into_iter().map(|hit| (hit.id, hit.version)));
+    }
+    Ok(read)
+}
+
+/// Deletes documents that are too much after that pass; returns how many. One that has a higher version came back
+/// meanwhile, and stays.
+pub(super) async fn delete(engine: &Engine, ids: &[String], pass: i32) -> Result<u64, MergeError> {
+    let version = of_deletion(pass);
     let alias = writer_alias(&engine.merge);
     let mut deleted = 0;
     for part in ids.chunks(DELETIONS) {

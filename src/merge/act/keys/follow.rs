@@ -9,6 +9,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::AT_ONCE;
 use super::compare::Comparison;
 use super::log::readable;
 use super::withheld::{Quarantine, Withheld};
@@ -43,11 +46,15 @@ pub async fn follow(engine: &Engine) -> Result<(), MergeError> {
         engine.state.quarantine_list(engine.id, &QuarantineFilter::default()).await?
     };
     let quarantine = Quarantine::new(quarantine);
-    for id in suspects {
-        let Some((source, shards)) = behind.get(&id) else { continue };
-        let comparison =
-            Comparison { engine, source, pass, shards, withheld: Withheld::new(quarantine.of(id)) };
-        let Some(compared) = comparison.run().await? else {
+    let compared = |id: &SourceId| {
+        let (source, shards) = behind.get(id)?;
+        let withheld = Withheld::new(quarantine.of(*id));
+        Some(Comparison { engine, source, pass, shards, withheld, ends: None }.run())
+    };
+    let comparisons: Vec<_> = suspects.iter().filter_map(compared).collect();
+    let mut running = stream::iter(comparisons).buffer_unordered(AT_ONCE);
+    while let Some((id, compared)) = running.try_next().await? {
+        let Some(compared) = compared else {
             unreadable.insert(id);
             continue;
         };
@@ -55,7 +62,9 @@ pub async fn follow(engine: &Engine) -> Result<(), MergeError> {
             // The twin of a deleted chunk is in the source with its own content: that must be there now.
             engine.state.plan_recheck(engine.id, &compared.stale).await?;
         }
-        engine.state.keys_checked(engine.id, shards).await?;
+        if let Some((_, shards)) = behind.get(&id) {
+            engine.state.keys_checked(engine.id, shards).await?;
+        }
     }
     set_aside(engine, &unreadable).await
 }

@@ -9,7 +9,6 @@ use crate::elastic::{
 use crate::merge::act::sources::index_name;
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
-use crate::merge::key_lane;
 use crate::state::SourceRow;
 
 /// Windows read with one request.
@@ -18,7 +17,8 @@ pub(super) const WINDOWS: usize = 8;
 /// Why a comparison comes to no end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Halt {
-    /// The index cannot be read now, or is another one: the next resolve finds out what is the matter with it.
+    /// The index cannot be read now, is another one, or does not end what is under way: the next resolve finds out what is
+    /// the matter with it.
     #[error("the index cannot be read now")]
     Unreadable,
     #[error(transparent)]
@@ -47,6 +47,17 @@ struct End {
 type Window = (ShardNumber, SeqNo, SeqNo);
 
 impl Ends {
+    /// According to statistics of a source's index; `None` if they are of another one.
+    pub fn of(source: &SourceRow, shards: Option<&Vec<PrimaryStats>>) -> Option<Ends> {
+        let shards = shards?;
+        let end = |shard: &PrimaryStats| {
+            let (to, under_way) = (shard.global_checkpoint + 1, shard.max_seq_no + 1);
+            (shard.shard, End { history_uuid: shard.history_uuid.clone(), to, under_way })
+        };
+        let is_the_same = shards.iter().all(|shard| shard.index_uuid.0 == source.index_uuid);
+        is_the_same.then(|| Ends(shards.iter().map(end).collect()))
+    }
+
     /// Whether the log of a shard is of that history.
     pub fn is_of(&self, shard: ShardNumber, history_uuid: &str) -> bool {
         self.0.get(&shard).is_some_and(|end| end.history_uuid == history_uuid)
@@ -60,6 +71,13 @@ impl Ends {
     /// Whether all is done that was under way then.
     pub fn reach(&self, then: &Ends) -> bool {
         then.0.iter().all(|(shard, end)| self.0.get(shard).is_some_and(|now| now.to >= end.under_way))
+    }
+
+    /// Nothing that was read is read again, though a new primary may know of less.
+    pub fn raise_to(&mut self, now: &Ends) {
+        for (shard, end) in &mut self.0 {
+            end.to = end.to.max(now.0.get(shard).map_or(0, |now| now.to));
+        }
     }
 
     /// The windows from the beginning, or from former ends, up to these.
@@ -93,16 +111,9 @@ impl<'a> Log<'a> {
         let names = std::slice::from_ref(&self.name);
         let mut stats = existing(self.engine.source.primary_stats(names).await)?.ok_or(Halt::Unreadable)?;
         let stats = stats.remove(&self.name).ok_or(Halt::Unreadable)?;
-        let shards = readable(stats)?.ok_or(Halt::Unreadable)?;
-        if shards.iter().any(|shard| shard.index_uuid.0 != self.source.index_uuid) {
-            return Err(Halt::Unreadable);
-        }
+        let ends = Ends::of(self.source, readable(stats)?.as_ref()).ok_or(Halt::Unreadable)?;
         existing(self.engine.source.refresh(names).await)?.ok_or(Halt::Unreadable)?;
-        let end = |shard: PrimaryStats| {
-            let (to, under_way) = (shard.global_checkpoint + 1, shard.max_seq_no + 1);
-            (shard.shard, End { history_uuid: shard.history_uuid, to, under_way })
-        };
-        Ok(Ends(shards.into_iter().map(end).collect()))
+        Ok(ends)
     }
 
     /// What lives in these windows, by shard, with one request.
@@ -124,14 +135,15 @@ impl<'a> Log<'a> {
         windows.iter().zip(pages).map(|(&(shard, ..), page)| Ok((shard, live(page)?))).collect()
     }
 
-    /// The chunks at these places, with what their keys are made of.
+    /// What lives at these places, by shard, with one request.
     pub async fn at(
         &self,
         places: BTreeMap<ShardNumber, Vec<SeqNo>>,
+        lane: &ReadLane,
     ) -> Result<Vec<(ShardNumber, Vec<Hit>)>, Halt> {
         let shards: Vec<ShardNumber> = places.keys().copied().collect();
         let request =
-            |(shard, places)| PlacesRequest { index: self.name.clone(), shard, places, lane: key_lane() };
+            |(shard, places)| PlacesRequest { index: self.name.clone(), shard, places, lane: lane.clone() };
         let requests: Vec<PlacesRequest> = places.into_iter().map(request).collect();
         let pages = self.engine.source.read_places(&requests).await.map_err(MergeError::Source)?;
         shards.into_iter().zip(pages).map(|(shard, page)| Ok((shard, live(page)?))).collect()
@@ -150,8 +162,8 @@ pub(super) fn readable<T>(result: Result<T, ElasticError>) -> Result<Option<T>, 
     }
 }
 
-/// The answer to a request for one index alone: unavailable may be the whole cluster, which is an error.
-fn existing<T>(result: Result<T, ElasticError>) -> Result<Option<T>, MergeError> {
+/// The answer to a request for certain indices: unavailable may be the whole cluster, which is an error.
+pub(super) fn existing<T>(result: Result<T, ElasticError>) -> Result<Option<T>, MergeError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.is_missing_index() || error.is_closed_index() || error.is_alias() => Ok(None),

@@ -28,10 +28,11 @@ impl Twins {
     }
 
     /// Plans the comparison of the chunks that share a key. Returns how many units that makes.
-    pub async fn compare(&self, engine: &Engine, shared: &[Place]) -> Result<u64, MergeError> {
+    pub async fn compare(&self, engine: &Engine, mut shared: Vec<Place>) -> Result<u64, MergeError> {
         if self.rechecked == Rechecked::Twins || shared.is_empty() {
             return Ok(0);
         }
-        Ok(engine.state.plan_recheck(engine.id, shared).await?)
+        shared.sort_unstable();
+        Ok(engine.state.plan_recheck(engine.id, &shared).await?)
     }
 }
