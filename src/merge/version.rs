@@ -59,7 +59,7 @@ impl Origin {
         Origin { shard: shard & ((1 << SHARD_BITS) - 1), seq_no }
     }
 
-    /// That a version found in the destination speaks of; `None` if it is not of our making.
+    /// That a version found in the destination speaks of; `None` if it cannot be of our making.
     #[must_use]
     pub fn of(version: i64) -> Option<Origin> {
         let part = |bit: u32, bits: u32| (version >> bit) & ((1 << bits) - 1);

@@ -24,8 +24,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 
 use super::destination::{let_workers_write, stop_workers_writing};
+use super::passes::is_copied_whole;
 use super::sources::{Stats, index_name, readable};
-use crate::elastic::{ReadLane, WindowRequest};
+use crate::elastic::{PrimaryStats, ReadLane, WindowRequest};
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::memo::Rechecked;
@@ -190,18 +191,17 @@ async fn compare_all(
             return Ok(None);
         }
     }
+    let walks = documents::walks(engine).await?;
     let mut comparisons = Vec::with_capacity(sources.len());
     for &source in sources {
-        let ends = match quiet {
-            None => None,
-            Some(stats) => match Ends::of(source, stats.get(&index_name(source)?)) {
-                None => return Ok(None),
-                ends => ends,
-            },
-        };
         let shards = planned.get(&source.id).map_or(&[][..], Vec::as_slice);
+        let row = |now: &PrimaryStats| shards.iter().find(|row| row.shard == now.shard);
+        let is_whole = |stats: &&Vec<PrimaryStats>| stats.iter().all(|now| is_copied_whole(row(now), now));
+        let name = index_name(source)?;
+        let whole = quiet.and_then(|stats| stats.get(&name)).filter(is_whole);
+        let ends = whole.and_then(|stats| Ends::of(source, stats));
         let withheld = Withheld::new(quarantine.of(source.id));
-        comparisons.push(Comparison { engine, source, pass, shards, withheld, ends }.run());
+        comparisons.push(Comparison { engine, source, pass, shards, withheld, ends, walks: &walks }.run());
     }
     let mut running = stream::iter(comparisons).buffer_unordered(AT_ONCE);
     let mut all = Vec::with_capacity(sources.len());
@@ -238,15 +238,15 @@ pub(super) async fn purge(engine: &Engine, source: &SourceRow) -> Result<(), Mer
     // An attempt to cut over may have ended after it was taken away.
     let_workers_write(engine).await?;
     let pass = engine.merge_row().await?.pass;
-    let destination = &engine.merge.destination.index;
-    engine.destination.refresh(std::slice::from_ref(destination)).await.map_err(MergeError::Destination)?;
-    let (documents, _) = Documents::unknown(engine, source.collection_id, |_| false).await?;
+    let walks = documents::walks(engine).await?;
+    let (documents, _) = Documents::unknown(engine, source.collection_id, &walks, |_| false).await?;
     let mut deleted = 0;
     for batch in documents.batches() {
-        let ids: Vec<String> = documents::read(engine, batch).await?.into_iter().map(|(id, _)| id).collect();
-        deleted += documents::delete(engine, &ids, pass).await?;
+        let all = documents::read(engine, batch).await?;
+        deleted += documents::delete(engine, &all, pass).await?;
     }
-    engine.destination.refresh(std::slice::from_ref(destination)).await.map_err(MergeError::Destination)?;
+    let destination = std::slice::from_ref(&engine.merge.destination.index);
+    engine.destination.refresh(destination).await.map_err(MergeError::Destination)?;
     tracing::info!(
         collection = source.collection_id,
         deleted,

@@ -13,14 +13,14 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::documents::{self, COLLECTION_FIELD, Document, Documents};
 use super::live::{Live, Places, batches};
 use super::log::{Ends, Halt, Log, WINDOWS};
 use super::withheld::Withheld;
 use crate::chunk::key_of;
-use crate::elastic::{Hit, Lookup, ReadLane, SeqNo, ShardNumber};
+use crate::elastic::{Hit, Lookup, ReadLane, SeqNo, ShardNumber, Walk};
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::key_lane;
@@ -29,11 +29,11 @@ use crate::state::invariants::Place;
 use crate::state::{ShardRow, SourceId, SourceRow};
 
 /// Keys of a source held in memory at once: about 80 bytes each with the map's overhead.
-const BUCKET: u64 = 250_000;
+const BUCKET: u64 = 500_000;
 /// Chunks whose keys are read with one request.
 const KEYS: usize = 10_000;
-/// How often the end of a log is looked at until all that was under way is done, and the pause between.
-const LOOKS: u32 = 600;
+/// How long a comparison waits until all that was under way is done, and the pause between two looks.
+const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a comparison found and did.
@@ -68,6 +68,8 @@ pub(super) struct Comparison<'a> {
     pub withheld: Withheld,
     /// Where its logs end, all of it visible, if nobody writes to it: then it is not looked at any more.
     pub ends: Option<Ends>,
+    /// The way over the destination.
+    pub walks: &'a [Walk],
 }
 
 /// Live chunks with a key of one bucket, by where they are, except those whose document was found.
@@ -132,12 +134,12 @@ impl Comparison<'_> {
         let (mut live, withheld) = self.read_live(&log, &ends).await?;
         let collection = self.source.collection_id;
         let known = |version| live.find(version);
-        let (mut documents, mut found) = Documents::unknown(self.engine, collection, known).await?;
-        if found != live.found_len() {
-            // Two documents of one operation: somebody else wrote one of them so often that its version names another.
-            tracing::info!(collection, "somebody else wrote to the destination: all keys are read");
+        let (mut documents, mut found) =
+            Documents::unknown(self.engine, collection, self.walks, known).await?;
+        if live.is_deceived(found) {
+            tracing::info!(collection, "versions in the destination are not all ours: all keys are read");
             live.disbelieve();
-            (documents, found) = Documents::unknown(self.engine, collection, |_| false).await?;
+            (documents, found) = Documents::unknown(self.engine, collection, self.walks, |_| false).await?;
         }
         let mut sum = Compared {
             live: live.len() + withheld,
@@ -148,7 +150,8 @@ impl Comparison<'_> {
         };
         let unfound = live.len() - found;
         let buckets = if unfound == 0 && documents.is_empty() { 0 } else { unfound / BUCKET + 1 };
-        let reading = Reading { comparison: self, log: &log, live: &live, ends: &ends, buckets };
+        let begun = Instant::now();
+        let reading = Reading { comparison: self, log: &log, live: &live, ends: &ends, buckets, begun };
         for bucket in 0..buckets {
             let keys = reading.keys(bucket).await?;
             // Each bucket reads all of them: the last look counts.
@@ -258,6 +261,7 @@ struct Reading<'a> {
     live: &'a Live,
     ends: &'a Ends,
     buckets: u64,
+    begun: Instant,
 }
 
 impl Reading<'_> {
@@ -292,7 +296,7 @@ impl Reading<'_> {
     async fn late_keys(&self, keys: &mut Keys, bucket: u64) -> Result<(), Halt> {
         let mut read = self.ends.clone();
         let mut needed: Option<Ends> = None;
-        for _ in 0..LOOKS {
+        loop {
             let now = self.log.ends().await?;
             for part in now.windows(Some(&read)).chunks(WINDOWS) {
                 for (shard, mut hits) in self.log.read(part, &key_lane()).await? {
@@ -307,10 +311,12 @@ impl Reading<'_> {
             if now.reach(needed.get_or_insert_with(|| now.clone())) {
                 return Ok(());
             }
+            if self.begun.elapsed() > PATIENCE {
+                return Err(Halt::Unreadable);
+            }
             read.raise_to(&now);
             tokio::time::sleep(PAUSE).await;
         }
-        Err(Halt::Unreadable)
     }
 
     /// Adds the keys of these chunks that are in the bucket.
@@ -339,9 +345,9 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// The ids of these documents, except those whose operation lives after all: where a primary fails, what it did last
+    /// These documents, except those whose operation lives after all: where a primary fails, what it did last
     /// may be undone.
-    async fn without_revived(&self, documents: Vec<Document>) -> Result<Vec<String>, Halt> {
+    async fn without_revived(&self, documents: Vec<Document>) -> Result<Vec<Document>, Halt> {
         let mut named: BTreeMap<ShardNumber, Places> = BTreeMap::new();
         for (shard, seq_no) in documents.iter().filter_map(|(_, version)| self.live.names(*version)) {
             named.entry(shard).or_default().add(seq_no);
@@ -354,7 +360,7 @@ impl Reading<'_> {
             }
         }
         let lives = |version| self.live.names(version).is_some_and(|place| revived.contains(&place));
-        Ok(documents.into_iter().filter(|(_, version)| !lives(*version)).map(|(id, _)| id).collect())
+        Ok(documents.into_iter().filter(|(_, version)| !lives(*version)).collect())
     }
 }
 

@@ -9,10 +9,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 
 use super::AT_ONCE;
 use super::compare::Comparison;
+use super::documents::walks;
 use super::log::readable;
 use super::withheld::{Quarantine, Withheld};
 use crate::elastic::LogRange;
@@ -37,36 +38,38 @@ pub async fn follow(engine: &Engine) -> Result<(), MergeError> {
     let is_clean = |id: &SourceId| !suspects.contains(id) && !unreadable.contains(id);
     let clean = behind.iter().filter(|(id, _)| is_clean(id)).flat_map(|(_, (_, shards))| shards);
     engine.state.keys_checked(engine.id, &clean.cloned().collect::<Vec<_>>()).await?;
-    let quarantine = if suspects.is_empty() {
-        Vec::new()
-    } else {
-        // What the pass wrote must be found.
-        let destination = std::slice::from_ref(&engine.merge.destination.index);
-        engine.destination.refresh(destination).await.map_err(MergeError::Destination)?;
-        engine.state.quarantine_list(engine.id, &QuarantineFilter::default()).await?
-    };
-    let quarantine = Quarantine::new(quarantine);
-    let compared = |id: &SourceId| {
+    set_aside(engine, &unreadable).await?;
+    if suspects.is_empty() {
+        return Ok(());
+    }
+    let quarantine =
+        Quarantine::new(engine.state.quarantine_list(engine.id, &QuarantineFilter::default()).await?);
+    let walks = walks(engine).await?;
+    let comparison = |id: &SourceId| {
         let (source, shards) = behind.get(id)?;
         let withheld = Withheld::new(quarantine.of(*id));
-        Some(Comparison { engine, source, pass, shards, withheld, ends: None }.run())
+        Some(Comparison { engine, source, pass, shards, withheld, ends: None, walks: &walks }.run())
     };
-    let comparisons: Vec<_> = suspects.iter().filter_map(compared).collect();
+    let comparisons: Vec<_> = suspects.iter().filter_map(comparison).collect();
     let mut running = stream::iter(comparisons).buffer_unordered(AT_ONCE);
-    while let Some((id, compared)) = running.try_next().await? {
-        let Some(compared) = compared else {
-            unreadable.insert(id);
-            continue;
-        };
-        if !compared.stale.is_empty() {
-            // The twin of a deleted chunk is in the source with its own content: that must be there now.
-            engine.state.plan_recheck(engine.id, &compared.stale).await?;
-        }
-        if let Some((_, shards)) = behind.get(&id) {
-            engine.state.keys_checked(engine.id, shards).await?;
+    // One that fails holds up no other.
+    let mut failed = Ok(());
+    while let Some(done) = running.next().await {
+        match done {
+            Ok((id, Some(compared))) => {
+                if !compared.stale.is_empty() {
+                    // The twin of a deleted chunk is in the source with its own content: that must be there now.
+                    engine.state.plan_recheck(engine.id, &compared.stale).await?;
+                }
+                if let Some((_, shards)) = behind.get(&id) {
+                    engine.state.keys_checked(engine.id, shards).await?;
+                }
+            }
+            Ok((id, None)) => set_aside(engine, &BTreeSet::from([id])).await?,
+            Err(error) => failed = failed.and(Err(error)),
         }
     }
-    set_aside(engine, &unreadable).await
+    failed
 }
 
 type Behind<'a> = BTreeMap<SourceId, (&'a SourceRow, Vec<ShardRow>)>;

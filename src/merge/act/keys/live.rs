@@ -57,6 +57,8 @@ pub(super) fn batches(
 pub(super) struct Live {
     shards: BTreeMap<ShardNumber, Shard>,
     last_pass: i32,
+    /// Versions cannot all be ours.
+    is_deceived: bool,
 }
 
 #[derive(Debug, Default)]
@@ -76,7 +78,7 @@ impl Live {
             let since = row.copied_since.filter(|_| are_distinct);
             (row.shard, Shard { since, ..Shard::default() })
         };
-        Live { shards: rows.map(shard).collect(), last_pass }
+        Live { shards: rows.map(shard).collect(), last_pass, is_deceived: false }
     }
 
     pub fn add(&mut self, shard: ShardNumber, seq_no: SeqNo) {
@@ -85,10 +87,24 @@ impl Live {
 
     /// Whether the operation that a version of the destination speaks of lives here; it is found then.
     pub fn find(&mut self, version: i64) -> bool {
+        self.is_deceived |= self.names_no_shard(version);
         let Some((shard, seq_no)) = self.operation(version) else { return false };
         let Some(shard) = self.shards.get_mut(&shard) else { return false };
         shard.found.add(seq_no);
         true
+    }
+
+    /// Whether a version that should be of this log speaks of a shard that it does not have.
+    fn names_no_shard(&self, version: i64) -> bool {
+        let since = self.shards.values().filter_map(|shard| shard.since).min();
+        let is_of_its_time = since.is_some_and(|since| (since..=self.last_pass).contains(&pass_of(version)));
+        is_of_its_time && Origin::of(version).is_some_and(|origin| !self.shards.contains_key(&origin.shard))
+    }
+
+    /// Whether versions were found that we did not give: `found` documents have an operation that lives, and one operation
+    /// is one document. Somebody else wrote some of them so often that their versions name another operation.
+    pub fn is_deceived(&self, found: u64) -> bool {
+        self.is_deceived || found != self.found_len()
     }
 
     /// The live chunk whose document has that version, if it was found.
@@ -190,6 +206,16 @@ mod tests {
             assert!(!live.find(version), "{version}");
         }
         assert_eq!(live.found_len(), 0);
+    }
+
+    #[test]
+    fn versions_that_cannot_all_be_ours_are_noticed() {
+        let mut live = two();
+        assert!(live.find(of_copy(6, 0, 1)) && live.find(of_copy(6, 1, 2)));
+        assert!(!live.find(of_copy(2, 4, 1)), "of a former index, which had more shards");
+        assert!(!live.is_deceived(2));
+        assert!(live.is_deceived(3), "two documents of one operation");
+        assert!(!live.find(of_copy(6, 2, 2)) && live.is_deceived(2), "there is no shard 2");
     }
 
     #[test]

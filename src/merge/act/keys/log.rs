@@ -31,7 +31,8 @@ impl From<MergeError> for Halt {
     }
 }
 
-/// Where the log of each shard ends, and which history it is. What is below is on every copy, and visible.
+/// Where the log of each shard ends, and which history it is. What is below is on every copy, and visible after the
+/// refresh that followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ends(BTreeMap<ShardNumber, End>);
 
@@ -48,8 +49,7 @@ type Window = (ShardNumber, SeqNo, SeqNo);
 
 impl Ends {
     /// According to statistics of a source's index; `None` if they are of another one.
-    pub fn of(source: &SourceRow, shards: Option<&Vec<PrimaryStats>>) -> Option<Ends> {
-        let shards = shards?;
+    pub fn of(source: &SourceRow, shards: &[PrimaryStats]) -> Option<Ends> {
         let end = |shard: &PrimaryStats| {
             let (to, under_way) = (shard.global_checkpoint + 1, shard.max_seq_no + 1);
             (shard.shard, End { history_uuid: shard.history_uuid.clone(), to, under_way })
@@ -68,9 +68,11 @@ impl Ends {
         self.0.len() == now.0.len() && self.0.iter().all(|(&shard, end)| now.is_of(shard, &end.history_uuid))
     }
 
-    /// Whether all is done that was under way then.
+    /// Whether all is done that was under way then, or is not under way any more: a new primary may not know of it.
     pub fn reach(&self, then: &Ends) -> bool {
-        then.0.iter().all(|(shard, end)| self.0.get(shard).is_some_and(|now| now.to >= end.under_way))
+        then.0.iter().all(|(shard, end)| {
+            self.0.get(shard).is_some_and(|now| now.to >= end.under_way.min(now.under_way))
+        })
     }
 
     /// Nothing that was read is read again, though a new primary may know of less.
@@ -111,7 +113,8 @@ impl<'a> Log<'a> {
         let names = std::slice::from_ref(&self.name);
         let mut stats = existing(self.engine.source.primary_stats(names).await)?.ok_or(Halt::Unreadable)?;
         let stats = stats.remove(&self.name).ok_or(Halt::Unreadable)?;
-        let ends = Ends::of(self.source, readable(stats)?.as_ref()).ok_or(Halt::Unreadable)?;
+        let shards = readable(stats)?.ok_or(Halt::Unreadable)?;
+        let ends = Ends::of(self.source, &shards).ok_or(Halt::Unreadable)?;
         existing(self.engine.source.refresh(names).await)?.ok_or(Halt::Unreadable)?;
         Ok(ends)
     }
