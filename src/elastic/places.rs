@@ -37,8 +37,8 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// From the beginning of that shard's log to its end (exclusive) as it is now: a document that is written again
-    /// meanwhile is moved beyond, and cannot come twice.
+    /// From the beginning of that shard's log to an end (exclusive). If that is the global checkpoint plus one as it was before
+    /// a refresh, a document that is written again meanwhile is moved beyond, and cannot come twice.
     #[must_use]
     pub fn new(shard: ShardNumber, end: SeqNo) -> Walk {
         Walk { shard, from: 0, to: None, end, left: 0 }

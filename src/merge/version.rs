@@ -19,8 +19,8 @@
 //!
 //! The lower part names one operation of the source, so that two chunks with the same key can be told apart
 //! ([`Origin`]). Whoever else writes a document gives it the next higher version; that names the same operation, whose
-//! key the document still has, seven times over. Deletions are remembered by the server for an hour and not beyond its restart; what that lets
-//! through is the reason for the last comparison of the cutover (`act/keys.rs`).
+//! key the document still has, seven times over. Deletions are remembered by the server for an hour and not beyond its
+//! restart; what that lets through is the reason for the last comparison of the cutover (`act/keys.rs`).
 
 use crate::elastic::{SeqNo, ShardNumber};
 

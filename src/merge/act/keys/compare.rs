@@ -28,11 +28,12 @@ use crate::merge::version::Origin;
 use crate::state::invariants::Place;
 use crate::state::{ShardRow, SourceId, SourceRow};
 
-/// Keys of a source held in memory at once: about 80 bytes each with the map's overhead.
+/// Keys of a source held in memory at once, about 80 bytes each with the map's overhead. Some sources are compared at the
+/// same time.
 const BUCKET: u64 = 500_000;
 /// Chunks whose keys are read with one request.
 const KEYS: usize = 10_000;
-/// How long a comparison waits until all that was under way is done, and the pause between two looks.
+/// How long is waited until all that was under way is done, and the pause between two looks.
 const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -66,7 +67,7 @@ pub(super) struct Comparison<'a> {
     /// Its shards, as they are planned.
     pub shards: &'a [ShardRow],
     pub withheld: Withheld,
-    /// Where its logs end, all of it visible, if nobody writes to it: then it is not looked at any more.
+    /// Where its logs end, all of it visible and copied, if nobody writes to it: then it is not looked at any more.
     pub ends: Option<Ends>,
     /// The way over the destination.
     pub walks: &'a [Walk],
@@ -150,8 +151,7 @@ impl Comparison<'_> {
         };
         let unfound = live.len() - found;
         let buckets = if unfound == 0 && documents.is_empty() { 0 } else { unfound / BUCKET + 1 };
-        let begun = Instant::now();
-        let reading = Reading { comparison: self, log: &log, live: &live, ends: &ends, buckets, begun };
+        let reading = Reading { comparison: self, log: &log, live: &live, ends: &ends, buckets };
         for bucket in 0..buckets {
             let keys = reading.keys(bucket).await?;
             // Each bucket reads all of them: the last look counts.
@@ -261,7 +261,6 @@ struct Reading<'a> {
     live: &'a Live,
     ends: &'a Ends,
     buckets: u64,
-    begun: Instant,
 }
 
 impl Reading<'_> {
@@ -295,7 +294,7 @@ impl Reading<'_> {
     /// What came since the places were read: a chunk that was updated is at another one now.
     async fn late_keys(&self, keys: &mut Keys, bucket: u64) -> Result<(), Halt> {
         let mut read = self.ends.clone();
-        let mut needed: Option<Ends> = None;
+        let (mut needed, mut waiting_since) = (None::<Ends>, None);
         loop {
             let now = self.log.ends().await?;
             for part in now.windows(Some(&read)).chunks(WINDOWS) {
@@ -311,7 +310,7 @@ impl Reading<'_> {
             if now.reach(needed.get_or_insert_with(|| now.clone())) {
                 return Ok(());
             }
-            if self.begun.elapsed() > PATIENCE {
+            if waiting_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                 return Err(Halt::Unreadable);
             }
             read.raise_to(&now);

@@ -52,7 +52,7 @@ pub async fn follow(engine: &Engine) -> Result<(), MergeError> {
     };
     let comparisons: Vec<_> = suspects.iter().filter_map(comparison).collect();
     let mut running = stream::iter(comparisons).buffer_unordered(AT_ONCE);
-    // One that fails holds up no other.
+    // What one index refuses holds up no other.
     let mut failed = Ok(());
     while let Some(done) = running.next().await {
         match done {
@@ -66,7 +66,12 @@ pub async fn follow(engine: &Engine) -> Result<(), MergeError> {
                 }
             }
             Ok((id, None)) => set_aside(engine, &BTreeSet::from([id])).await?,
-            Err(error) => failed = failed.and(Err(error)),
+            Err(error) if matches!(&error, MergeError::Source(refusal) if !refusal.is_transient()) => {
+                tracing::warn!(%error, "the two sides of a collection cannot be compared");
+                failed = failed.and(Err(error));
+            }
+            // The others would meet the same.
+            Err(error) => return Err(error),
         }
     }
     failed
@@ -130,7 +135,7 @@ async fn set_aside(engine: &Engine, unreadable: &BTreeSet<SourceId>) -> Result<(
     if !ids.is_empty() {
         tracing::info!(
             sources = ids.len(),
-            "some sources cannot be read now: resolved again at the next pass"
+            "some sources cannot be read or compared now: resolved again at the next pass"
         );
         engine.state.set_source_state(&ids, SourceState::Waiting).await?;
     }

@@ -56,9 +56,11 @@ pub(super) fn batches(
 #[derive(Debug, Default)]
 pub(super) struct Live {
     shards: BTreeMap<ShardNumber, Shard>,
+    /// How many shards the source has.
+    count: i32,
     last_pass: i32,
-    /// Versions cannot all be ours.
-    is_deceived: bool,
+    /// A version speaks of a shard that the source does not have.
+    names_no_shard: bool,
 }
 
 #[derive(Debug, Default)]
@@ -78,7 +80,7 @@ impl Live {
             let since = row.copied_since.filter(|_| are_distinct);
             (row.shard, Shard { since, ..Shard::default() })
         };
-        Live { shards: rows.map(shard).collect(), last_pass, is_deceived: false }
+        Live { shards: rows.map(shard).collect(), count: shards, last_pass, names_no_shard: false }
     }
 
     pub fn add(&mut self, shard: ShardNumber, seq_no: SeqNo) {
@@ -87,7 +89,7 @@ impl Live {
 
     /// Whether the operation that a version of the destination speaks of lives here; it is found then.
     pub fn find(&mut self, version: i64) -> bool {
-        self.is_deceived |= self.names_no_shard(version);
+        self.names_no_shard |= self.is_of_no_shard(version);
         let Some((shard, seq_no)) = self.operation(version) else { return false };
         let Some(shard) = self.shards.get_mut(&shard) else { return false };
         shard.found.add(seq_no);
@@ -95,16 +97,17 @@ impl Live {
     }
 
     /// Whether a version that should be of this log speaks of a shard that it does not have.
-    fn names_no_shard(&self, version: i64) -> bool {
+    fn is_of_no_shard(&self, version: i64) -> bool {
         let since = self.shards.values().filter_map(|shard| shard.since).min();
         let is_of_its_time = since.is_some_and(|since| (since..=self.last_pass).contains(&pass_of(version)));
-        is_of_its_time && Origin::of(version).is_some_and(|origin| !self.shards.contains_key(&origin.shard))
+        is_of_its_time && Origin::of(version).is_some_and(|origin| origin.shard >= self.count)
     }
 
     /// Whether versions were found that we did not give: `found` documents have an operation that lives, and one operation
-    /// is one document. Somebody else wrote some of them so often that their versions name another operation.
+    /// is one document. Somebody else wrote some of them so often that their versions name another operation (or we did,
+    /// above what somebody else wrote).
     pub fn is_deceived(&self, found: u64) -> bool {
-        self.is_deceived || found != self.found_len()
+        self.names_no_shard || found != self.found_len()
     }
 
     /// The live chunk whose document has that version, if it was found.
