@@ -69,8 +69,7 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge, now: Timestamp
         return Ok(());
     }
     let is_blocked = spec.cutover.source_writes == SourceWrites::Block;
-    // Where nobody writes, the last look below says whether these are still true.
-    let Some(verdicts) = compare_sides(engine, spec, pass, stats.filter(|_| is_blocked)).await? else {
+    let Some(verdicts) = compare_sides(engine, pass, stats, is_blocked).await? else {
         // The same.
         return Ok(());
     };
@@ -97,9 +96,9 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge, now: Timestamp
 /// or sources resolved once more before that can be said.
 async fn compare_sides(
     engine: &Engine,
-    spec: &ValidMerge,
     pass: i32,
     stats: Option<Stats>,
+    is_blocked: bool,
 ) -> Result<Option<Vec<CollectionVerdict>>, MergeError> {
     let memo = parse_memo(&engine.merge_row().await?)?;
     let stored = engine.state.sources(engine.id).await?;
@@ -109,7 +108,8 @@ async fn compare_sides(
         engine.edit_memo(|memo| memo.cutover.rechecked = Rechecked::Disputes).await?;
         return Ok(None);
     }
-    let stats = if let Some(stats) = stats {
+    // Where nobody writes, the last look says whether these are still true.
+    let stats = if let Some(stats) = stats.filter(|_| is_blocked) {
         stats
     } else {
         let names = active(&stored).map(index_name).collect::<Result<Vec<_>, _>>()?;
@@ -129,7 +129,7 @@ async fn compare_sides(
     }
     let is_doubtful = |source: &&SourceRow| sides.get(&source.id).is_some_and(Sides::are_doubtful);
     let doubtful: Vec<&SourceRow> = active(&stored).filter(is_doubtful).collect();
-    let quiet = (spec.cutover.source_writes == SourceWrites::Block).then_some(&stats);
+    let quiet = is_blocked.then_some(&stats);
     let Some(compared) = compare_all(engine, pass, &doubtful, &quarantine, quiet).await? else {
         return Ok(None);
     };
