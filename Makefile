@@ -30,8 +30,8 @@ demo-questions: ## Ask the demo's merged index some questions, by text and by ve
 demo-down: ## End the demo and remove its data
 	$(DEMO) down
 
-bench: release ## Measure against _reindex, elasticdump, a script and the limit (some hours)
-	$(CARGO_TARGET_DIR)/release/bench --report bench-report.md
+bench: release ## Measure against _reindex, elasticdump, a script and the limit (some hours; a part: BENCH="--pair 9-9")
+	$(CARGO_TARGET_DIR)/release/bench --report bench-report.md $(BENCH)
 
 bench-quick: release ## The same with less data and one turn each
 	$(CARGO_TARGET_DIR)/release/bench --quick --report bench-report.md

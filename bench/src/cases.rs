@@ -12,6 +12,7 @@ use crate::corpus::Corpus;
 use crate::ours::{self, Ran};
 use crate::peers::{Elasticdump, Script, limit, reindex};
 use crate::process::Cpu;
+use crate::report::report;
 use crate::server::Server;
 use crate::{Case, Cli, Contestant, destination, source};
 
@@ -70,6 +71,7 @@ pub async fn run(cli: &Cli, postgres: &Postgres) -> Result<Vec<Measured>> {
             if wanted(&cli.case, &case, || !cli.quick || name == "9-9" || case == Case::Large) {
                 let to = to.as_ref().unwrap_or(&from);
                 measured.push(measure(cli, case, pair, (&from, to), postgres).await?);
+                crate::save(cli, &report(cli, &measured))?;
             }
         }
     }

@@ -18,7 +18,7 @@ mod source;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 use testenv::elasticsearch::Flavor;
 
@@ -129,10 +129,15 @@ async fn main() -> Result<()> {
         text += &extras::run(&cli, &postgres).await?;
     }
     println!("{text}");
-    if let Some(file) = &cli.report {
-        std::fs::write(file, text)?;
+    save(&cli, &text)
+}
+
+/// Writes the report as far as it is: some hours are not lost when the last case fails.
+fn save(cli: &Cli, text: &str) -> Result<()> {
+    match &cli.report {
+        Some(file) => std::fs::write(file, text).with_context(|| format!("{}", file.display())),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Servers that stay for several runs.

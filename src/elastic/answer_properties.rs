@@ -7,8 +7,9 @@ use serde_json::json;
 
 use super::bulk::{BulkItem, outcome};
 use super::error::ElasticError;
+use super::msearch::accept_all;
 use super::names::IndexName;
-use super::shard_log::{ReadLane, WindowRequest, pages};
+use super::shard_log::{ReadLane, WindowRequest};
 
 /// Hits in each page of [`answer`].
 const HITS: i64 = 3;
@@ -38,7 +39,7 @@ fn answer(number: usize) -> Vec<u8> {
 
 /// Sums of pages and hits that were accepted; an error gives none.
 fn accepted(answer: Vec<u8>, number: usize) -> Option<Vec<usize>> {
-    let pages = pages(&Bytes::from(answer), &requests(number)).ok()?;
+    let pages = accept_all(&Bytes::from(answer), &requests(number)).ok()?;
     Some(pages.into_iter().filter_map(|page| page.ok().map(|page| page.hits.len())).collect())
 }
 

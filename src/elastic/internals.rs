@@ -7,11 +7,12 @@ use super::catalog::{CatalogEntry, check_broadcast, entries, infos};
 use super::cluster::identity;
 use super::error::{ElasticError, Result};
 use super::info::IndexInfo;
-use super::lookup::{LogRange, Lookup, by_id, total};
+use super::lookup::{LogRange, Lookup, by_id};
+use super::msearch::accept_all;
 use super::names::{IndexName, ShardNumber, Version};
+use super::places::{PlacesRequest, Walk, WalkPage, walk_searches};
 use super::segments::{SegmentReport, reports};
-use super::shard_log::page::parse_many;
-use super::shard_log::{Page, ReadLane, WindowRequest, pages};
+use super::shard_log::{Page, ReadLane, WindowRequest};
 use super::stats::{self, PrimaryStats};
 use super::versions::of_answer;
 
@@ -19,14 +20,22 @@ const FUZZING: &str = "fuzz";
 
 /// Takes the answer of an `_msearch` over these windows apart, and checks each page.
 pub fn read_pages(answer: &Bytes, requests: &[WindowRequest]) -> Result<Vec<Result<Page>>> {
-    pages(answer, requests)
+    accept_all(answer, requests)
 }
 
 /// Reads the counts of these ranges.
 pub fn read_counts(answer: &Bytes, ranges: &[LogRange]) -> Result<Vec<Result<u64>>> {
-    let indices: Vec<&IndexName> = ranges.iter().map(|range| &range.index).collect();
-    let answers = parse_many(answer, &indices, |_| None)?;
-    Ok(answers.into_iter().zip(ranges).map(|(answer, range)| total(answer, range)).collect())
+    accept_all(answer, ranges)
+}
+
+/// Reads the places of a walk over documents with that value of a field.
+pub fn read_walk(answer: &Bytes, index: &IndexName, walks: &[Walk]) -> Result<Vec<Result<WalkPage>>> {
+    accept_all(answer, &walk_searches(index, walks, "field", 0))
+}
+
+/// Reads what lives at these places.
+pub fn read_places(answer: &Bytes, requests: &[PlacesRequest]) -> Result<Vec<Result<Page>>> {
+    accept_all(answer, requests)
 }
 
 /// Reads the chunks that were looked up by their ids.

@@ -11,12 +11,11 @@ use serde_json::{Value, json};
 use super::call::Call;
 use super::cluster::{Cluster, encoded, parse};
 use super::error::{ElasticError, ErrorCategory, Result};
+use super::msearch::{Search, search_body, seq_no_range, taken_apart};
 use super::names::{IndexName, SeqNo, ShardNumber};
 use super::shard_log::check::{Expected, accept, check};
-use super::shard_log::page::{RawAnswer, parse_many, parse_single};
-use super::shard_log::{
-    Hit, MAX_WINDOW, Page, ReadLane, header, push_line, search_body, seq_no_range, taken_apart,
-};
+use super::shard_log::page::{RawAnswer, parse_single};
+use super::shard_log::{Hit, MAX_WINDOW, Page, ReadLane};
 
 const LOOKING_UP: &str = "look chunks up";
 const COUNTING: &str = "count chunks";
@@ -141,20 +140,34 @@ fn strict_search(doing: &'static str, index: &IndexName) -> Call {
         .with("request_cache", "false")
 }
 
-pub(super) fn total(answer: RawAnswer, range: &LogRange) -> Result<u64> {
-    let page = match answer {
-        RawAnswer::Found(page) => page,
-        RawAnswer::Failed(error) => return Err(error),
-    };
-    let expected = Expected { shards: Some(1), window: None, id: true, source: false, limit: Some(0) };
-    let total = page.total.and_then(|total| total.value).and_then(|value| u64::try_from(value).ok());
-    check(&page, &expected).and_then(|()| total.ok_or_else(|| "the total is not a number".into())).map_err(
-        |reason| {
-            let LogRange { index, shard, from, to } = range;
-            let of = format!("index `{index}`, shard {shard}, range [{from}, {to})");
-            ElasticError::bad_answer(COUNTING, format!("{of}: {reason}"))
-        },
-    )
+impl Search for LogRange {
+    type Found = u64;
+
+    const DOING: &'static str = COUNTING;
+
+    fn shard(&self) -> (&IndexName, ShardNumber) {
+        (&self.index, self.shard)
+    }
+
+    fn body(&self) -> Result<Value> {
+        Ok(json!({"size": 0, "track_total_hits": true, "query": seq_no_range(self.from, self.to)}))
+    }
+
+    fn accept(&self, answer: RawAnswer) -> Result<u64> {
+        let page = match answer {
+            RawAnswer::Found(page) => page,
+            RawAnswer::Failed(error) => return Err(error),
+        };
+        let expected = Expected { shards: Some(1), window: None, id: true, source: false, limit: Some(0) };
+        let total = page.total.and_then(|total| total.value).and_then(|value| u64::try_from(value).ok());
+        check(&page, &expected)
+            .and_then(|()| total.ok_or_else(|| "the total is not a number".into()))
+            .map_err(|reason| {
+                let LogRange { index, shard, from, to } = self;
+                let of = format!("index `{index}`, shard {shard}, range [{from}, {to})");
+                ElasticError::bad_answer(COUNTING, format!("{of}: {reason}"))
+            })
+    }
 }
 
 pub(super) fn by_id(answer: &Bytes, index: &IndexName, lane: &ReadLane) -> Result<Lookup> {
@@ -248,19 +261,7 @@ impl Cluster {
     /// Exact number of live chunks in each of these ranges, in their order, with one request. An inner error is of
     /// that range alone, as with [`Cluster::read_windows`].
     pub async fn count_ranges(&self, ranges: &[LogRange]) -> Result<Vec<Result<u64>>> {
-        if ranges.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut lines = Vec::with_capacity(ranges.len() * 300);
-        for range in ranges {
-            push_line(&mut lines, &header(&range.index, Some(range.shard)));
-            let query = seq_no_range(range.from, range.to);
-            push_line(&mut lines, &json!({"size": 0, "track_total_hits": true, "query": query}));
-        }
-        let answer = self.send(&Call::post(COUNTING, "/_msearch").lines(Bytes::from(lines))).await?;
-        let indices: Vec<&IndexName> = ranges.iter().map(|range| &range.index).collect();
-        let answers = parse_many(&answer, &indices, |_| None)?;
-        Ok(answers.into_iter().zip(ranges).map(|(answer, range)| total(answer, range)).collect())
+        self.search_all(ranges).await
     }
 
     /// Exact number of chunks of an index.
@@ -304,6 +305,34 @@ impl Cluster {
         let Some(hit) = page.hits.first() else { return Ok(None) };
         let words: Value = parse(LOOKING_UP, hit.source())?;
         Ok(Some(words.to_string()))
+    }
+
+    /// The first live document of a shard whose number is that or a higher one; `None` behind the last. A shard numbers
+    /// its documents segment by segment, deleted ones too.
+    pub async fn document_at(
+        &self,
+        index: &IndexName,
+        shard: ShardNumber,
+        number: u64,
+        lane: ReadLane,
+    ) -> Result<Option<Hit>> {
+        let mut body = search_body(json!({"match_all": {}}), 1, &lane);
+        if let Some(before) = number.checked_sub(1) {
+            body["search_after"] = json!([before]);
+        }
+        let call =
+            strict_search(LOOKING_UP, index).with("preference", format!("_shards:{shard}")).json(&body);
+        let found = parse_single(&self.send(&call).await?, index, lane.vector_field())?;
+        // The total is that of the shard, whatever comes behind that number.
+        let some = matches!(&found, RawAnswer::Found(page) if !page.hits.is_empty());
+        let expected = Expected {
+            shards: Some(1),
+            window: None,
+            id: lane.has_id(),
+            source: lane.has_source(),
+            limit: Some(usize::from(some)),
+        };
+        Ok(accept(found, &expected, &format!("index `{index}`, shard {shard}"))?.hits.pop())
     }
 
     /// Some documents of one shard, at most `limit` (to 10 000), in no particular order.

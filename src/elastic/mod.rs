@@ -29,6 +29,7 @@ mod info;
 #[doc(hidden)]
 pub mod internals;
 mod lookup;
+mod msearch;
 mod names;
 mod nodes;
 mod places;

@@ -5,17 +5,15 @@
 
 use std::collections::HashSet;
 
-use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::cluster::Cluster;
 use super::error::{ElasticError, ErrorCategory, Result};
+use super::msearch::{Search, search_body, seq_no_range};
 use super::names::{IndexName, SeqNo, ShardNumber};
 use super::shard_log::check::{Expected, accept};
-use super::shard_log::page::{RawAnswer, parse_many};
-use super::shard_log::{
-    MAX_WINDOW, Page, READING, ReadLane, Search, header, push_line, search_body, seq_no_range,
-};
+use super::shard_log::page::RawAnswer;
+use super::shard_log::{MAX_WINDOW, Page, READING, ReadLane};
 
 /// The most documents in a page.
 const LIMIT: usize = 10_000;
@@ -42,6 +40,13 @@ impl Walk {
     #[must_use]
     pub fn new(shard: ShardNumber, end: SeqNo) -> Walk {
         Walk { shard, from: 0, to: None, end, left: 0 }
+    }
+
+    /// Whether these are documents of its next part, in order.
+    fn is_followed_by(&self, documents: &[Located]) -> bool {
+        let part = self.from..self.to.unwrap_or(self.end);
+        documents.iter().all(|document| part.contains(&document.seq_no))
+            && documents.is_sorted_by(|a, b| a.seq_no < b.seq_no)
     }
 
     /// How it goes on after `got` documents came, the last of them at `last`, of `total` in the part. `None`: that was
@@ -99,14 +104,7 @@ impl Cluster {
         field: &str,
         value: i64,
     ) -> Result<Vec<WalkPage>> {
-        let search = |walk: &Walk| WalkSearch {
-            index: index.clone(),
-            walk: walk.clone(),
-            field: field.to_owned(),
-            value,
-        };
-        let searches: Vec<WalkSearch> = walks.iter().map(search).collect();
-        self.search_all(&searches).await?.into_iter().collect()
+        self.search_all(&walk_searches(index, walks, field, value)).await?.into_iter().collect()
     }
 
     /// What lives at these places, with one request; the answers are in the order of the requests. Errors are as those
@@ -118,85 +116,99 @@ impl Cluster {
 
 /// The next page of a walk.
 #[derive(Debug, Clone)]
-struct WalkSearch {
+pub(super) struct WalkSearch {
     index: IndexName,
     walk: Walk,
     field: String,
     value: i64,
 }
 
+pub(super) fn walk_searches(index: &IndexName, walks: &[Walk], field: &str, value: i64) -> Vec<WalkSearch> {
+    let search =
+        |walk: &Walk| WalkSearch { index: index.clone(), walk: walk.clone(), field: field.to_owned(), value };
+    walks.iter().map(search).collect()
+}
+
 impl Search for WalkSearch {
     type Found = WalkPage;
 
-    fn write(&self, lines: &mut Vec<u8>) -> Result<()> {
+    fn shard(&self) -> (&IndexName, ShardNumber) {
+        (&self.index, self.walk.shard)
+    }
+
+    fn body(&self) -> Result<Value> {
         let Walk { from, to, end, .. } = self.walk;
         let range = seq_no_range(from, to.unwrap_or(end));
         let filter = json!([range, {"term": {&self.field: self.value}}]);
         let mut body = search_body(json!({"bool": {"filter": filter}}), LIMIT, &ReadLane::Places);
         body["sort"] = json!([{"_seq_no": "asc"}]);
-        push_line(lines, &header(&self.index, Some(self.walk.shard)));
-        push_line(lines, &body);
-        Ok(())
+        Ok(body)
     }
 
-    fn read(answer: &Bytes, searches: &[Self]) -> Result<Vec<Result<WalkPage>>> {
-        let indices: Vec<&IndexName> = searches.iter().map(|search| &search.index).collect();
-        let answers = parse_many(answer, &indices, |_| None)?;
-        Ok(answers.into_iter().zip(searches).map(|(answer, search)| page(answer, search)).collect())
+    fn accept(&self, answer: RawAnswer) -> Result<WalkPage> {
+        let WalkSearch { index, walk, .. } = self;
+        let total = match &answer {
+            RawAnswer::Found(page) => page.total.and_then(|total| total.value),
+            RawAnswer::Failed(_) => None,
+        };
+        let of = format!("index `{index}`, shard {}", walk.shard);
+        let expected =
+            Expected { shards: Some(1), window: None, id: false, source: false, limit: Some(LIMIT) };
+        let page = accept(answer, &expected, &of)?;
+        let documents: Vec<Located> =
+            page.hits.iter().map(|hit| Located { seq_no: hit.seq_no, version: hit.version }).collect();
+        if !walk.is_followed_by(&documents) {
+            let reason =
+                format!("{of}: the documents from sequence number {} on are not in order", walk.from);
+            return Err(ElasticError::bad_answer(READING, reason));
+        }
+        let last = documents.last().map(|last| last.seq_no);
+        let total = total.and_then(|total| u64::try_from(total).ok()).unwrap_or(0);
+        let next = walk.after(documents.len() as u64, last, total);
+        Ok(WalkPage { shard: walk.shard, documents, next })
     }
 }
 
 impl Search for PlacesRequest {
     type Found = Page;
 
-    fn write(&self, lines: &mut Vec<u8>) -> Result<()> {
+    fn shard(&self) -> (&IndexName, ShardNumber) {
+        (&self.index, self.shard)
+    }
+
+    fn body(&self) -> Result<Value> {
         if !(1..=LIMIT).contains(&self.places.len()) {
             let reason = format!("{} places were asked for, not 1 to {LIMIT}", self.places.len());
             return Err(ElasticError::new(ErrorCategory::Invalid, READING, reason));
         }
         let query = json!({"bool": {"filter": [{"terms": {"_seq_no": self.places}}]}});
-        push_line(lines, &header(&self.index, Some(self.shard)));
-        push_line(lines, &search_body(query, self.places.len(), &self.lane));
-        Ok(())
+        Ok(search_body(query, self.places.len(), &self.lane))
     }
 
-    fn read(answer: &Bytes, searches: &[Self]) -> Result<Vec<Result<Page>>> {
-        let indices: Vec<&IndexName> = searches.iter().map(|search| &search.index).collect();
-        let answers = parse_many(answer, &indices, |_| None)?;
-        Ok(answers.into_iter().zip(searches).map(|(answer, search)| at_places(answer, search)).collect())
+    fn vector_field(&self) -> Option<&str> {
+        self.lane.vector_field()
     }
-}
 
-fn at_places(answer: RawAnswer, request: &PlacesRequest) -> Result<Page> {
-    let PlacesRequest { index, shard, places, lane } = request;
-    let expected =
-        Expected { shards: Some(1), window: None, id: lane.has_id(), source: lane.has_source(), limit: None };
-    let of = format!("index `{index}`, shard {shard}, {} places", places.len());
-    let page = accept(answer, &expected, &of)?;
-    let mut open: HashSet<SeqNo> = places.iter().copied().collect();
-    match page.hits.iter().find(|hit| !open.remove(&hit.seq_no)) {
-        None => Ok(page),
-        Some(hit) => {
-            let reason = format!("{of}: sequence number {} was not asked for, or came twice", hit.seq_no);
-            Err(ElasticError::bad_answer(READING, reason))
+    fn accept(&self, answer: RawAnswer) -> Result<Page> {
+        let PlacesRequest { index, shard, places, lane } = self;
+        let expected = Expected {
+            shards: Some(1),
+            window: None,
+            id: lane.has_id(),
+            source: lane.has_source(),
+            limit: None,
+        };
+        let of = format!("index `{index}`, shard {shard}, {} places", places.len());
+        let page = accept(answer, &expected, &of)?;
+        let mut open: HashSet<SeqNo> = places.iter().copied().collect();
+        match page.hits.iter().find(|hit| !open.remove(&hit.seq_no)) {
+            None => Ok(page),
+            Some(hit) => {
+                let reason = format!("{of}: sequence number {} was not asked for, or came twice", hit.seq_no);
+                Err(ElasticError::bad_answer(READING, reason))
+            }
         }
     }
-}
-
-fn page(answer: RawAnswer, search: &WalkSearch) -> Result<WalkPage> {
-    let WalkSearch { index, walk, .. } = search;
-    let total = match &answer {
-        RawAnswer::Found(page) => page.total.and_then(|total| total.value),
-        RawAnswer::Failed(_) => None,
-    };
-    let expected = Expected { shards: Some(1), window: None, id: false, source: false, limit: Some(LIMIT) };
-    let page = accept(answer, &expected, &format!("index `{index}`, shard {}", walk.shard))?;
-    let documents: Vec<Located> =
-        page.hits.iter().map(|hit| Located { seq_no: hit.seq_no, version: hit.version }).collect();
-    let last = documents.last().map(|last| last.seq_no);
-    let total = total.and_then(|total| u64::try_from(total).ok()).unwrap_or(0);
-    let next = walk.after(documents.len() as u64, last, total);
-    Ok(WalkPage { shard: walk.shard, documents, next })
 }
 
 #[cfg(test)]

@@ -11,26 +11,20 @@ pub(super) mod check;
 pub(super) mod page;
 mod scan;
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::call::Call;
 use super::cluster::Cluster;
 use super::error::{ElasticError, ErrorCategory, Result};
+use super::msearch::{Search, search_body, seq_no_range};
 use super::names::{IndexName, SeqNo, ShardNumber};
-use super::retry::RetryPolicy;
 use check::{Expected, accept};
-use page::{RawAnswer, parse_many};
+use page::RawAnswer;
 
 pub(super) const READING: &str = "read a shard log";
 
 /// Widest window, in sequence numbers: the server's default for `index.max_result_window`.
 pub const MAX_WINDOW: SeqNo = 10_000;
-
-/// Answers larger than this are taken apart outside of the async runtime, in bytes (half a millisecond's work).
-const LARGE_ANSWER: usize = 256 * 1024;
 
 /// How a chunk's content and vector are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +66,7 @@ impl ReadLane {
     }
 
     /// Adds this lane's options to the body of a search.
-    fn apply(&self, body: &mut serde_json::Map<String, Value>) {
+    pub(super) fn apply(&self, body: &mut serde_json::Map<String, Value>) {
         match self {
             Self::Source { ask_for_vectors: false } => {}
             Self::Source { ask_for_vectors: true } => {
@@ -174,120 +168,42 @@ impl Cluster {
     pub async fn read_windows(&self, requests: &[WindowRequest]) -> Result<Vec<Result<Page>>> {
         self.search_all(requests).await
     }
-
-    /// Sends searches with one request, and for a while those of them again for which the server had no room.
-    pub(super) async fn search_all<S: Search>(&self, searches: &[S]) -> Result<Vec<Result<S::Found>>> {
-        let policy = RetryPolicy::default();
-        let started = Instant::now();
-        let mut answers = self.search_once(searches).await?;
-        let mut made = 1;
-        loop {
-            let is_rejected = |answer: &Result<S::Found>| {
-                answer.as_ref().is_err_and(|error| error.category() == ErrorCategory::Overloaded)
-            };
-            let (places, again): (Vec<&mut Result<S::Found>>, Vec<S>) = answers
-                .iter_mut()
-                .zip(searches)
-                .filter(|(answer, _)| is_rejected(answer))
-                .map(|(answer, search)| (answer, search.clone()))
-                .unzip();
-            if again.is_empty() {
-                return Ok(answers);
-            }
-            let Some(pause) = policy.pause(made, started.elapsed(), None, false) else {
-                return Ok(answers);
-            };
-            made += 1;
-            tokio::time::sleep(pause).await;
-            for (place, answer) in places.into_iter().zip(self.search_once(&again).await?) {
-                *place = answer;
-            }
-        }
-    }
-
-    async fn search_once<S: Search>(&self, searches: &[S]) -> Result<Vec<Result<S::Found>>> {
-        if searches.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut lines = Vec::with_capacity(searches.len() * 400);
-        for search in searches {
-            search.write(&mut lines)?;
-        }
-        let call = Call::post(READING, "/_msearch").lines(Bytes::from(lines));
-        let answer = self.send(&call).await?;
-        let searches = searches.to_vec();
-        taken_apart(answer.len(), move || S::read(&answer, &searches)).await
-    }
-}
-
-/// A search that is one of many in a request.
-pub(super) trait Search: Clone + Send + Sync + 'static {
-    /// What its answer is made to.
-    type Found: Send + 'static;
-
-    /// Adds its two lines, if it may be asked at all.
-    fn write(&self, lines: &mut Vec<u8>) -> Result<()>;
-
-    /// Takes the answer to all of them apart, in their order.
-    fn read(answer: &Bytes, searches: &[Self]) -> Result<Vec<Result<Self::Found>>>;
 }
 
 impl Search for WindowRequest {
     type Found = Page;
 
-    fn write(&self, lines: &mut Vec<u8>) -> Result<()> {
+    fn shard(&self) -> (&IndexName, ShardNumber) {
+        (&self.index, self.shard)
+    }
+
+    fn body(&self) -> Result<Value> {
         check_request(self)?;
-        push_line(lines, &header(&self.index, Some(self.shard)));
-        push_line(lines, &window_body(self));
-        Ok(())
+        Ok(search_body(seq_no_range(self.from, self.to), self.size(), &self.lane))
     }
 
-    fn read(answer: &Bytes, searches: &[Self]) -> Result<Vec<Result<Page>>> {
-        pages(answer, searches)
+    fn vector_field(&self) -> Option<&str> {
+        self.lane.vector_field()
     }
-}
 
-/// Takes an answer of that size apart, outside of the async runtime if that takes long.
-pub(super) async fn taken_apart<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    if bytes < LARGE_ANSWER {
-        return work();
-    }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(e) => Err(ElasticError::bad_answer(READING, "taking the answer apart failed").with_source(e)),
-    }
-}
-
-pub(super) fn pages(answer: &Bytes, requests: &[WindowRequest]) -> Result<Vec<Result<Page>>> {
-    let indices: Vec<&IndexName> = requests.iter().map(|request| &request.index).collect();
-    let vector_field = |number: usize| {
-        requests.get(number).and_then(|request| request.lane.vector_field()).map(str::to_owned)
-    };
-    let answers = parse_many(answer, &indices, vector_field)?;
-    let page = |(answer, request): (_, &WindowRequest)| {
-        let expected = Expected {
-            shards: Some(1),
-            window: Some((request.from, request.to)),
-            id: request.lane.has_id(),
-            source: request.lane.has_source(),
-            limit: None,
-        };
-        let of = format!(
-            "index `{}`, shard {}, window [{}, {})",
-            request.index, request.shard, request.from, request.to
-        );
+    fn accept(&self, answer: RawAnswer) -> Result<Page> {
+        let WindowRequest { index, shard, from, to, .. } = self;
+        let of = format!("index `{index}`, shard {shard}, window [{from}, {to})");
         if let RawAnswer::Found(page) = &answer
-            && page.holds_more_than(request.size())
+            && page.holds_more_than(self.size())
         {
-            let reason = format!("{of}: it holds more than the {} chunks that are wanted", request.size());
+            let reason = format!("{of}: it holds more than the {} chunks that are wanted", self.size());
             return Err(ElasticError::new(ErrorCategory::TooLarge, READING, reason));
         }
+        let expected = Expected {
+            shards: Some(1),
+            window: Some((*from, *to)),
+            id: self.lane.has_id(),
+            source: self.lane.has_source(),
+            limit: None,
+        };
         accept(answer, &expected, &of)
-    };
-    Ok(answers.into_iter().zip(requests).map(page).collect())
+    }
 }
 
 fn check_request(request: &WindowRequest) -> Result<()> {
@@ -300,46 +216,4 @@ fn check_request(request: &WindowRequest) -> Result<()> {
         return Err(ElasticError::new(ErrorCategory::Invalid, READING, reason));
     }
     Ok(())
-}
-
-pub(super) fn push_line(lines: &mut Vec<u8>, value: &Value) {
-    lines.extend_from_slice(value.to_string().as_bytes());
-    lines.push(b'\n');
-}
-
-/// The line before each search of an `_msearch`: nothing may be left out silently.
-pub(super) fn header(index: &IndexName, shard: Option<ShardNumber>) -> Value {
-    let mut header = json!({
-        "index": index.as_str(),
-        "allow_partial_search_results": false,
-        "ignore_unavailable": false,
-        "allow_no_indices": false,
-        "request_cache": false,
-    });
-    if let (Some(shard), Some(header)) = (shard, header.as_object_mut()) {
-        header.insert("preference".into(), Value::String(format!("_shards:{shard}")));
-    }
-    header
-}
-
-pub(super) fn seq_no_range(from: SeqNo, to: SeqNo) -> Value {
-    json!({"range": {"_seq_no": {"gte": from, "lt": to}}})
-}
-
-/// The body of a search that returns every chunk that fits `query`.
-pub(super) fn search_body(query: Value, size: usize, lane: &ReadLane) -> Value {
-    let mut body = serde_json::Map::new();
-    body.insert("size".into(), json!(size));
-    body.insert("track_total_hits".into(), Value::Bool(true));
-    body.insert("seq_no_primary_term".into(), Value::Bool(true));
-    body.insert("version".into(), Value::Bool(true));
-    body.insert("query".into(), query);
-    // The cheapest order there is.
-    body.insert("sort".into(), json!(["_doc"]));
-    lane.apply(&mut body);
-    Value::Object(body)
-}
-
-fn window_body(request: &WindowRequest) -> Value {
-    search_body(seq_no_range(request.from, request.to), request.size(), &request.lane)
 }

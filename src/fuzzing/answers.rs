@@ -8,11 +8,12 @@ use serde_json::Value;
 use super::choice;
 use crate::elastic::internals::{
     read_broadcast, read_bulk_answer, read_catalog, read_counts, read_error, read_identity, read_info,
-    read_lookup, read_pages, read_segments, read_shard_count, read_stats, read_versions,
+    read_lookup, read_pages, read_places, read_segments, read_shard_count, read_stats, read_versions,
+    read_walk,
 };
 use crate::elastic::{
-    BulkItem, BulkRefusal, CatalogEntry, ElasticError, Hit, IndexName, LogRange, ReadLane, Version,
-    WindowRequest, convicted,
+    BulkItem, BulkRefusal, CatalogEntry, ElasticError, Hit, IndexName, LogRange, PlacesRequest, ReadLane,
+    Version, Walk, WindowRequest, convicted,
 };
 
 /// End of the windows that are asked for.
@@ -52,7 +53,7 @@ fn is_whole(hit: &Hit, lane: &ReadLane) {
     assert!(hit.bytes() >= hit.source().len() + hit.vector().map_or(0, str::len));
 }
 
-/// `_msearch` over windows of shard logs, and the counts of ranges.
+/// `_msearch` over windows and places of shard logs, walks, and the counts of ranges.
 pub fn shard_log(data: &[u8]) {
     let Some(index) = index() else { return };
     let (chosen, rest) = choice(data);
@@ -68,6 +69,22 @@ pub fn shard_log(data: &[u8]) {
             assert!(places.iter().all(|place| (0..END).contains(place)), "{places:?}");
             assert!(page.bytes <= rest.len());
             page.hits.iter().for_each(|hit| is_whole(hit, &request.lane));
+        }
+    }
+    let wanted: Vec<i64> = (0..END).step_by(2).collect();
+    let request = PlacesRequest { index: index.clone(), shard: 0, places: wanted, lane: lane(chosen) };
+    if let Some(pages) = sound(read_places(&answer, &vec![request.clone(); number])) {
+        assert_eq!(pages.len(), number);
+        for page in pages.into_iter().filter_map(sound) {
+            assert!(page.hits.iter().all(|hit| request.places.contains(&hit.seq_no)));
+            assert!(page.hits.len() <= request.places.len(), "a place twice");
+        }
+    }
+    if let Some(pages) = sound(read_walk(&answer, &index, &vec![Walk::new(0, END); number])) {
+        assert_eq!(pages.len(), number);
+        for page in pages.into_iter().filter_map(sound) {
+            assert!(page.documents.is_sorted_by(|a, b| a.seq_no < b.seq_no));
+            assert!(page.documents.iter().all(|document| (0..END).contains(&document.seq_no)));
         }
     }
     let range = LogRange { index, shard: 0, from: 0, to: END };

@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use super::destination::{let_workers_write, stop_workers_writing};
 use super::passes::is_copied_whole;
 use super::sources::{Stats, index_name, readable};
-use crate::elastic::{PrimaryStats, ReadLane, WindowRequest};
+use crate::elastic::{Hit, PlacesRequest, PrimaryStats, ReadLane, ShardNumber};
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::memo::Rechecked;
@@ -34,20 +34,19 @@ use crate::merge::observe::{active, parse_memo};
 use crate::merge::plan::is_unfinished;
 use crate::merge::valid::{SourceWrites, ValidMerge};
 use crate::state::{
-    CollectionVerdict, Counts, QuarantineFilter, QuarantinedRow, ShardRow, SourceId, SourceRow, SourceState,
-    storable,
+    CollectionVerdict, QuarantineFilter, QuarantinedRow, ShardRow, SourceId, SourceRow, SourceState, storable,
 };
 use compare::{Compared, Comparison};
 use documents::Documents;
 use log::{Ends, existing};
-use sides::{Sides, never_read, unread};
+use sides::Counted;
 use twins::Twins;
 use withheld::{Quarantine, Withheld};
 
 pub(super) use documents::COLLECTION_FIELD;
 pub(super) use follow::follow;
 
-/// Quarantined chunks looked at in one request.
+/// Quarantined chunks of a shard looked at with one search, and searches in one request.
 const RECHECK: usize = 200;
 /// Sources compared at the same time.
 const AT_ONCE: usize = 4;
@@ -116,48 +115,31 @@ async fn compare_sides(
         readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?).0
     };
     let there = count_destination(engine).await?;
-    let in_destination = |source: &SourceRow| there.get(&source.collection_id).copied().unwrap_or(0);
-    let counts: BTreeMap<i64, Counts> =
-        engine.state.collection_counts(engine.id).await?.into_iter().collect();
-    let counts = |source: &SourceRow| counts.get(&source.collection_id).copied().unwrap_or_default();
-    let mut sides = BTreeMap::new();
+    let counts = engine.state.collection_counts(engine.id).await?.into_iter().collect();
+    let mut counted = Counted { there, counts, sides: BTreeMap::new() };
     for source in active(&stored) {
         // Away since it was resolved: the next resolve finds out what is the matter with it.
         let Some(shards) = stats.get(&index_name(source)?) else { return Ok(None) };
-        let rows = quarantine.of(source.id);
-        sides.insert(source.id, Sides::new(shards, in_destination(source), &counts(source), rows));
+        counted.add(source, shards, quarantine.of(source.id));
     }
-    let is_doubtful = |source: &&SourceRow| sides.get(&source.id).is_some_and(Sides::are_doubtful);
-    let doubtful: Vec<&SourceRow> = active(&stored).filter(is_doubtful).collect();
+    let doubtful: Vec<&SourceRow> = active(&stored).filter(|source| counted.is_doubtful(source)).collect();
     let quiet = is_blocked.then_some(&stats);
     let Some(compared) = compare_all(engine, pass, &doubtful, &quarantine, quiet).await? else {
         return Ok(None);
     };
     let mut shared = Vec::new();
     for (source, compared) in compared {
-        if let Some(sides) = sides.get_mut(&source) {
+        if let Some(sides) = counted.sides.get_mut(&source) {
             sides.learn(&compared);
         }
         shared.extend(compared.shared);
     }
-    let mut verdicts = Vec::with_capacity(stored.len());
-    for source in &stored {
-        match source.state {
-            SourceState::Active => {
-                let verdict = |sides: &Sides| sides.verdict(source.collection_id, &counts(source));
-                verdicts.extend(sides.get(&source.id).map(verdict));
-            }
-            SourceState::Waiting => verdicts.push(unread(source, in_destination(source))),
-            SourceState::Gone | SourceState::Purged => {
-                let replaced = active(&stored).any(|other| other.collection_id == source.collection_id);
-                if !replaced && in_destination(source) > 0 {
-                    purge(engine, source).await?;
-                }
-            }
+    for source in stored.iter().filter(|source| is_left_over(source, &stored)) {
+        if counted.in_destination(source) > 0 {
+            purge(engine, source).await?;
         }
     }
     let to_compare = twins.compare(engine, shared).await?;
-    verdicts.extend(never_read(&memo.without_index, &stored, &there));
     if to_compare > 0 {
         tracing::info!(
             units = to_compare,
@@ -166,7 +148,13 @@ async fn compare_sides(
         engine.edit_memo(|memo| memo.cutover.rechecked = Rechecked::Twins).await?;
         return Ok(None);
     }
-    Ok(Some(verdicts))
+    Ok(Some(counted.verdicts(&stored, &memo.without_index)))
+}
+
+/// Whether a source is gone, and no other one has its collection now.
+fn is_left_over(source: &SourceRow, stored: &[SourceRow]) -> bool {
+    matches!(source.state, SourceState::Gone | SourceState::Purged)
+        && !active(stored).any(|other| other.collection_id == source.collection_id)
 }
 
 /// Compares the keys of these sources, some at a time. `quiet`: the statistics of the sources, where nobody writes to them.
@@ -263,36 +251,38 @@ pub(super) async fn release_what_lives_no_more(
     concerns: impl Fn(SourceId) -> bool,
 ) -> Result<Vec<QuarantinedRow>, MergeError> {
     let rows = engine.state.quarantine_list(engine.id, &QuarantineFilter::default()).await?;
-    let sources: BTreeMap<i64, &SourceRow> = stored.iter().map(|source| (source.id, source)).collect();
-    let (mut left, mut dead, mut known) = (Vec::new(), Vec::new(), Vec::new());
+    let sources: BTreeMap<SourceId, &SourceRow> = stored.iter().map(|source| (source.id, source)).collect();
+    let (mut left, mut dead) = (Vec::new(), Vec::new());
+    let mut readable: BTreeMap<(SourceId, ShardNumber), Vec<QuarantinedRow>> = BTreeMap::new();
     for row in rows {
         match sources.get(&row.source).map(|source| source.state) {
             _ if !concerns(row.source) => left.push(row),
-            Some(SourceState::Active) => known.push(row),
+            Some(SourceState::Active) => readable.entry((row.source, row.shard)).or_default().push(row),
             // Nobody knows as long as its index cannot be read.
             Some(SourceState::Waiting) => left.push(row),
             Some(SourceState::Gone | SourceState::Purged) | None => dead.push(row),
         }
     }
-    for part in known.chunks(RECHECK) {
-        let mut requests = Vec::with_capacity(part.len());
-        for row in part {
-            let Some(source) = sources.get(&row.source) else { continue };
-            requests.push(WindowRequest {
-                index: index_name(source)?,
-                shard: row.shard,
-                from: row.seq_no,
-                to: row.seq_no + 1,
-                lane: ReadLane::Keys,
-                most: None,
-            });
+    let mut searches = Vec::with_capacity(readable.len());
+    for ((source, shard), rows) in &readable {
+        let Some(source) = sources.get(source) else { continue };
+        for rows in rows.chunks(RECHECK) {
+            let places = rows.iter().map(|row| row.seq_no).collect();
+            let index = index_name(source)?;
+            searches.push((rows, PlacesRequest { index, shard: *shard, places, lane: ReadLane::Keys }));
         }
-        let pages = engine.source.read_windows(&requests).await.map_err(MergeError::Source)?;
-        for (row, page) in part.iter().zip(pages) {
+    }
+    for part in searches.chunks(RECHECK) {
+        let requests: Vec<PlacesRequest> = part.iter().map(|(_, request)| request.clone()).collect();
+        let pages = engine.source.read_places(&requests).await.map_err(MergeError::Source)?;
+        for ((rows, _), page) in part.iter().zip(pages) {
             // Nobody knows as long as it cannot be read; the next resolve finds out what is the matter with it.
-            let lives = log::readable(page)?
-                .is_none_or(|page| page.hits.iter().any(|hit| storable(&hit.id) == row.chunk_id));
-            if lives { left.push(row.clone()) } else { dead.push(row.clone()) }
+            let page = log::readable(page)?;
+            for row in *rows {
+                let is_it = |hit: &Hit| hit.seq_no == row.seq_no && storable(&hit.id) == row.chunk_id;
+                let lives = page.as_ref().is_none_or(|page| page.hits.iter().any(is_it));
+                if lives { left.push(row.clone()) } else { dead.push(row.clone()) }
+            }
         }
     }
     let dead: Vec<&QuarantinedRow> = dead.iter().collect();

@@ -13,17 +13,18 @@ use super::Shared;
 use super::batch::ReadWindow;
 use super::copy::Place;
 use crate::chunk::key_of;
-use crate::elastic::{IndexName, SeqNo, WindowRequest};
+use crate::elastic::{IndexName, PlacesRequest, SeqNo, ShardNumber};
 use crate::merge::error::MergeError;
 use crate::merge::version::Origin;
 use crate::merge::{key_lane, stored_index};
-use crate::state::invariants::{Place as LogPlace, PlaceRange, ranges};
+use crate::state::invariants::Place as LogPlace;
 use crate::state::{LeasedUnit, SourceId};
 
 /// Ids in one look-up.
 const IDS: usize = 1_000;
-/// Ranges of a log read with one request.
-const RANGES: usize = 64;
+/// Places of a shard read with one search, and searches in one request.
+const PLACES: usize = 1_000;
+const SEARCHES: usize = 64;
 
 /// A chunk that is about to be written and was updated since its shard was copied before.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,20 +89,24 @@ pub(super) async fn have_rivals(shared: &Shared, claims: &[Claim<'_>]) -> Result
         }
     }
     let mut found = vec![false; claims.len()];
-    let places: Vec<LogPlace> = at.keys().copied().collect();
-    for part in ranges(&places).chunks(RANGES) {
-        let requests: Vec<WindowRequest> = part
-            .iter()
-            .filter_map(|range| {
-                let index = indices.get(&range.source)?.clone();
-                let PlaceRange { shard: number, from, to, .. } = *range;
-                Some(WindowRequest { index, shard: number, from, to, lane: key_lane(), most: None })
-            })
-            .collect();
-        let pages = shared.context.source.read_windows(&requests).await.map_err(MergeError::Source)?;
-        for (range, page) in part.iter().zip(pages) {
+    let mut by_shard: BTreeMap<(SourceId, ShardNumber), Vec<SeqNo>> = BTreeMap::new();
+    for LogPlace { source, shard, seq_no } in at.keys() {
+        by_shard.entry((*source, *shard)).or_default().push(*seq_no);
+    }
+    let mut searches = Vec::with_capacity(by_shard.len());
+    for ((source, shard), places) in by_shard {
+        let Some(index) = indices.get(&source) else { continue };
+        for places in places.chunks(PLACES) {
+            let (index, places) = (index.clone(), places.to_vec());
+            searches.push((source, PlacesRequest { index, shard, places, lane: key_lane() }));
+        }
+    }
+    for part in searches.chunks(SEARCHES) {
+        let requests: Vec<PlacesRequest> = part.iter().map(|(_, request)| request.clone()).collect();
+        let pages = shared.context.source.read_places(&requests).await.map_err(MergeError::Source)?;
+        for ((source, request), page) in part.iter().zip(pages) {
             for hit in page.map_err(MergeError::Source)?.hits {
-                let place = LogPlace { source: range.source, shard: range.shard, seq_no: hit.seq_no };
+                let place = LogPlace { source: *source, shard: request.shard, seq_no: hit.seq_no };
                 let Some(numbers) = at.get(&place) else { continue };
                 let Ok(key) = key_of(hit.source()) else { continue };
                 numbers

@@ -6,7 +6,57 @@ use super::compare::Compared;
 use super::withheld::is_present;
 use crate::elastic::PrimaryStats;
 use crate::merge::memo::WithoutIndex;
-use crate::state::{CollectionVerdict, Counts, QuarantinedRow, SourceRow, SourceState};
+use crate::state::{CollectionVerdict, Counts, QuarantinedRow, SourceId, SourceRow, SourceState};
+
+/// What is known of all collections.
+pub(super) struct Counted {
+    /// Documents of each collection in the destination.
+    pub there: BTreeMap<i64, u64>,
+    /// What the workers counted of each collection.
+    pub counts: BTreeMap<i64, Counts>,
+    /// The sides of each source that can be read.
+    pub sides: BTreeMap<SourceId, Sides>,
+}
+
+impl Counted {
+    /// Documents of a source's collection in the destination.
+    pub fn in_destination(&self, source: &SourceRow) -> u64 {
+        self.there.get(&source.collection_id).copied().unwrap_or(0)
+    }
+
+    fn counts(&self, source: &SourceRow) -> Counts {
+        self.counts.get(&source.collection_id).copied().unwrap_or_default()
+    }
+
+    /// Adds a source with these shards and rows of the quarantine.
+    pub fn add(&mut self, source: &SourceRow, shards: &[PrimaryStats], quarantined: &[QuarantinedRow]) {
+        let sides = Sides::new(shards, self.in_destination(source), &self.counts(source), quarantined);
+        self.sides.insert(source.id, sides);
+    }
+
+    /// Whether the keys of a source are to be compared.
+    pub fn is_doubtful(&self, source: &SourceRow) -> bool {
+        self.sides.get(&source.id).is_some_and(Sides::are_doubtful)
+    }
+
+    /// The verdict of each collection that has, or should have, an index.
+    pub fn verdicts(
+        &self,
+        stored: &[SourceRow],
+        without_index: &BTreeMap<i64, WithoutIndex>,
+    ) -> Vec<CollectionVerdict> {
+        let verdict = |source: &SourceRow| match source.state {
+            SourceState::Active => self
+                .sides
+                .get(&source.id)
+                .map(|sides| sides.verdict(source.collection_id, &self.counts(source))),
+            SourceState::Waiting => Some(unread(source, self.in_destination(source))),
+            SourceState::Gone | SourceState::Purged => None,
+        };
+        let never_read = never_read(without_index, stored, &self.there);
+        stored.iter().filter_map(verdict).chain(never_read).collect()
+    }
+}
 
 /// How many chunks each side of a collection has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +72,7 @@ pub(super) struct Sides {
 }
 
 impl Sides {
-    pub fn new(
+    fn new(
         shards: &[PrimaryStats],
         destination: u64,
         counts: &Counts,
@@ -49,7 +99,7 @@ impl Sides {
     }
 
     /// Whether counts alone do not tell: chunks that share a key hide a difference.
-    pub fn are_doubtful(&self) -> bool {
+    fn are_doubtful(&self) -> bool {
         self.collapsed > 0 || !self.agree()
     }
 
@@ -62,7 +112,7 @@ impl Sides {
         self.destination = compared.kept;
     }
 
-    pub fn verdict(&self, collection_id: i64, counts: &Counts) -> CollectionVerdict {
+    fn verdict(&self, collection_id: i64, counts: &Counts) -> CollectionVerdict {
         let reason = if !self.agree() {
             Some(format!(
                 "the source has {} chunks ({} in quarantine, {} collapsed), the destination {}",
@@ -88,7 +138,7 @@ impl Sides {
 }
 
 /// A collection whose index cannot be read now cannot be judged.
-pub(super) fn unread(source: &SourceRow, in_destination: u64) -> CollectionVerdict {
+fn unread(source: &SourceRow, in_destination: u64) -> CollectionVerdict {
     CollectionVerdict {
         collection_id: source.collection_id,
         source_documents: source.documents,
@@ -103,7 +153,7 @@ pub(super) fn unread(source: &SourceRow, in_destination: u64) -> CollectionVerdi
 }
 
 /// Collections that have an index which could never be read: they are no sources yet, and no less missing for that.
-pub(super) fn never_read(
+fn never_read(
     without_index: &BTreeMap<i64, WithoutIndex>,
     stored: &[SourceRow],
     there: &BTreeMap<i64, u64>,
