@@ -149,8 +149,11 @@ pub enum GraphMemo {
     Switched {
         /// The largest segment generation of each shard when the mapping was changed.
         marks: BTreeMap<i32, u64>,
-        /// How often a rewrite was asked for.
+        /// How often a rewrite was asked for since there were fewer of them.
         rounds: u32,
+        /// How many segments were flat then.
+        #[serde(default)]
+        flat: u64,
     },
     /// Every segment has been written with the wanted index options.
     Built,

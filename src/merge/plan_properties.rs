@@ -63,7 +63,7 @@ fn any_graph() -> impl Strategy<Value = GraphMemo> {
     select(vec![
         GraphMemo::Direct,
         GraphMemo::Loading,
-        GraphMemo::Switched { marks: BTreeMap::new(), rounds: 1 },
+        GraphMemo::Switched { marks: BTreeMap::new(), rounds: 1, flat: 1 },
         GraphMemo::Built,
     ])
 }

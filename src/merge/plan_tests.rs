@@ -88,7 +88,7 @@ impl World {
                 seen.keys_behind = false;
             }
             Action::SwitchIndexOptions => {
-                seen.graph = GraphMemo::Switched { marks: BTreeMap::new(), rounds: 0 };
+                seen.graph = GraphMemo::Switched { marks: BTreeMap::new(), rounds: 0, flat: 0 };
             }
             Action::RewriteSegments => seen.graph = GraphMemo::Built,
             Action::SettleDestination => seen.destination.settled = true,
@@ -213,6 +213,16 @@ fn a_failed_merge_is_judged_again_when_the_basis_changes() {
     world.walk(&[]);
     world.positive = true;
     world.spec.tolerations.max_quarantined = 5;
+    assert_eq!(world.walk_from_failed(), Phase::Completed);
+}
+
+/// A process that was paused in an attempt of its own comes back, and clears the verdict of the one after it.
+#[test]
+fn a_failed_merge_that_has_lost_its_verdict_is_judged_again() {
+    let mut world = World::new(GraphMemo::Direct, 0, false);
+    world.walk(&[]);
+    world.seen.verdict = None;
+    world.positive = true;
     assert_eq!(world.walk_from_failed(), Phase::Completed);
 }
 

@@ -4,23 +4,32 @@
 //! so the switch notes the largest segment generation of each shard: every searchable segment at or below
 //! that mark may still be flat, and is rewritten until there is none.
 
+mod layout;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{VECTOR_FIELD, destination};
-use crate::elastic::{BulkBody, BulkVersioning, ForceMerge, ReadLane, SegmentReport, ShardNumber};
+use crate::elastic::{
+    BulkBody, BulkVersioning, ElasticError, ForceMerge, Hit, IndexInfo, ReadLane, Segment, SegmentReport,
+    ShardNumber,
+};
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::memo::GraphMemo;
 use crate::merge::observe::parse_memo;
+use layout::Layout;
 
 /// How long one call may take; the merge itself goes on in the server.
 const CALL: Duration = Duration::from_secs(20);
-/// A shard below this fits one segment of the merge policy's default size (5 GB), with room for its graph.
-const ONE_SEGMENT: u64 = 3 << 30;
-/// Rounds after which flat segments are called a failure rather than work in progress.
+/// The largest segment that the merge policy makes, and the server's default of it, in bytes.
+const MAX_SEGMENT: &str = "index.merge.policy.max_merged_segment";
+const DEFAULT_MAX_SEGMENT: u64 = 5 << 30;
+/// Share of deleted documents below which a force merge that expunges them leaves a segment alone.
+const EXPUNGE_ALLOWED: &str = "index.merge.policy.expunge_deletes_allowed";
+/// Rounds without fewer flat segments after which they are called a failure rather than work in progress.
 const MAX_ROUNDS: u32 = 200;
 
 /// Puts the wanted options into the mapping, then marks everything that was written up to now. What was written in
@@ -30,7 +39,7 @@ pub(super) async fn switch(engine: &Engine) -> Result<(), MergeError> {
     put_index_options(engine, &wanted.index_options).await?;
     let marks = marks(&segments(engine).await?);
     tracing::info!(?marks, options = %wanted.index_options, "the wanted index options are in the mapping");
-    engine.edit_memo(|memo| memo.graph = GraphMemo::Switched { marks, rounds: 0 }).await.map(drop)
+    engine.edit_memo(|memo| memo.graph = GraphMemo::Switched { marks, rounds: 0, flat: 0 }).await.map(drop)
 }
 
 /// Puts `index_options` into the mapping of the embedding.
@@ -52,46 +61,61 @@ pub(super) async fn put_index_options(engine: &Engine, options: &Value) -> Resul
 /// Asks for the rewrite of what is still flat; done when nothing is.
 pub(super) async fn rewrite(engine: &Engine) -> Result<(), MergeError> {
     let memo = parse_memo(&engine.merge_row().await?)?;
-    let GraphMemo::Switched { marks, rounds } = memo.graph else { return Ok(()) };
+    let GraphMemo::Switched { marks, rounds, flat: before } = memo.graph else { return Ok(()) };
     let reports = segments(engine).await?;
-    let flat = flat_shards(&reports, &marks);
-    if flat.is_empty() {
+    let shards = flat_shards(&reports, &marks);
+    if shards.is_empty() {
         tracing::info!(rounds, "every segment has the wanted index options");
         return engine.edit_memo(|memo| memo.graph = GraphMemo::Built).await.map(drop);
     }
+    let flat = reports.iter().map(|report| flat_segments(report, &marks).count() as u64).sum();
+    let rounds = if flat < before { 0 } else { rounds };
     if rounds >= MAX_ROUNDS {
+        // It is tried again, after a while.
+        count(engine, 1, flat).await?;
         return Err(MergeError::Internal(format!(
-            "after {rounds} rewrites the shards {flat:?} of the destination still hold flat segments"
+            "after {rounds} rewrites the shards {shards:?} of the destination still hold {flat} flat segments"
         )));
     }
-    let small = reports.iter().all(|report| shard_bytes(report) < ONE_SEGMENT);
-    if small {
-        // A shard of one segment would not be rewritten: give it a second one.
-        let single: Vec<ShardNumber> = reports
-            .iter()
-            .filter(|report| flat.contains(&report.shard) && searchable(report).count() == 1)
-            .map(|report| report.shard)
-            .collect();
-        touch(engine, &single, 8, 1).await?;
-        engine
-            .destination
-            .force_merge(
-                &engine.merge.destination.index,
-                ForceMerge::MaxSegments { segments: 1, limit: CALL },
-            )
-            .await
-            .map_err(MergeError::Destination)?;
+    let info = info(engine).await?;
+    let limit = one_segment(&info);
+    if reports.iter().all(|report| shard_bytes(report) < limit) {
+        join(engine, &reports, &shards).await?;
     } else {
-        expunge(engine, &reports, &marks, &flat).await?;
+        expunge(engine, &reports, &marks, &info).await?;
     }
+    count(engine, rounds + 1, flat).await
+}
+
+async fn count(engine: &Engine, made: u32, left: u64) -> Result<(), MergeError> {
     engine
         .edit_memo(|memo| {
-            if let GraphMemo::Switched { rounds, .. } = &mut memo.graph {
-                *rounds += 1;
+            if let GraphMemo::Switched { rounds, flat, .. } = &mut memo.graph {
+                (*rounds, *flat) = (made, left);
             }
         })
         .await
         .map(drop)
+}
+
+/// Every shard becomes one segment.
+async fn join(
+    engine: &Engine,
+    reports: &[SegmentReport],
+    flat: &BTreeSet<ShardNumber>,
+) -> Result<(), MergeError> {
+    let name = &engine.merge.destination.index;
+    // A shard of one segment would not be rewritten: give it a second one.
+    let mut hits = Vec::new();
+    for report in reports.iter().filter(|report| flat.contains(&report.shard)) {
+        if searchable(report).count() == 1 {
+            let sample = engine.destination.sample(name, report.shard, 8, whole(engine)).await;
+            hits.append(&mut sample.map_err(MergeError::Destination)?.hits);
+        }
+    }
+    write_again(engine, &hits).await?;
+    let merge = ForceMerge::MaxSegments { segments: 1, limit: CALL };
+    engine.destination.force_merge(name, merge).await.map(drop).map_err(MergeError::Destination)
 }
 
 /// Shards larger than one segment: every flat segment gets a deleted document, and only such segments are merged,
@@ -99,60 +123,122 @@ pub(super) async fn rewrite(engine: &Engine) -> Result<(), MergeError> {
 async fn expunge(
     engine: &Engine,
     reports: &[SegmentReport],
-    marks: &BTreeMap<i32, u64>,
-    flat: &BTreeSet<ShardNumber>,
+    marks: &BTreeMap<ShardNumber, u64>,
+    info: &IndexInfo,
 ) -> Result<(), MergeError> {
     let name = &engine.merge.destination.index;
+    touch_flat_segments(engine, reports.to_vec(), marks).await?;
+    // Put back with the settings of the load.
+    let before = info.settings.get(EXPUNGE_ALLOWED).cloned().unwrap_or(Value::Null);
+    engine
+        .edit_memo(|memo| {
+            if let Some(destination) = &mut memo.destination {
+                destination.put_back.entry(EXPUNGE_ALLOWED.to_owned()).or_insert(before);
+            }
+        })
+        .await?;
     let names = std::slice::from_ref(name);
-    let untouched: Vec<ShardNumber> = reports
-        .iter()
-        .filter(|report| flat.contains(&report.shard))
-        .filter(|report| flat_segments(report, marks).any(|segment| segment.deleted_docs == 0))
-        .map(|report| report.shard)
-        .collect();
-    // Each segment of the policy's size holds thousands of documents.
-    touch(engine, &untouched, 2, 100).await?;
-    let setting = "index.merge.policy.expunge_deletes_allowed";
-    engine.destination.put_settings(names, &json!({setting: 0})).await.map_err(MergeError::Destination)?;
+    let settings = json!({EXPUNGE_ALLOWED: 0});
+    engine.destination.put_settings(names, &settings).await.map_err(MergeError::Destination)?;
     engine.destination.flush(name).await.map_err(MergeError::Destination)?;
-    let merged = engine.destination.force_merge(name, ForceMerge::ExpungeDeletes { limit: CALL }).await;
-    engine.destination.put_settings(names, &json!({setting: null})).await.map_err(MergeError::Destination)?;
-    merged.map(drop).map_err(MergeError::Destination)
+    let merge = ForceMerge::ExpungeDeletes { limit: CALL };
+    engine.destination.force_merge(name, merge).await.map(drop).map_err(MergeError::Destination)
 }
 
-/// Writes `documents` of each shard again as they are (same content, same version): one in `step` of those that a
-/// search finds.
-async fn touch(
+/// Writes a document of each flat segment again, as it is. No request tells which documents are in which segment: see
+/// [`layout`].
+async fn touch_flat_segments(
     engine: &Engine,
-    shards: &[ShardNumber],
-    documents: usize,
-    step: usize,
+    mut reports: Vec<SegmentReport>,
+    marks: &BTreeMap<ShardNumber, u64>,
 ) -> Result<(), MergeError> {
     let name = &engine.merge.destination.index;
-    for &shard in shards {
-        let sample = engine
-            .destination
-            .sample(
-                name,
-                shard,
-                documents * step,
-                ReadLane::Source { ask_for_vectors: engine.destination.version().at_least(9, 2) },
-            )
-            .await
-            .map_err(MergeError::Destination)?;
-        let mut body = BulkBody::with_capacity(64 * 1024);
-        for hit in sample.hits.iter().step_by(step) {
-            body.begin_index(&hit.id, hit.version, BulkVersioning::ExternalGte)
-                .extend_from_slice(hit.source());
-            body.end();
+    let mut layouts: BTreeMap<ShardNumber, Layout> = BTreeMap::new();
+    let most = reports.iter().map(|report| searchable(report).count()).max().unwrap_or(0);
+    // Segments are merged meanwhile, and then some of the way is gone again.
+    for _ in 0..(most * 4 + 20) {
+        let is_untouched = |segment: &Segment| segment.deleted_docs == 0;
+        let open: Vec<&SegmentReport> =
+            reports.iter().filter(|report| flat_segments(report, marks).any(is_untouched)).collect();
+        if open.is_empty() {
+            return Ok(());
         }
-        if !body.is_empty() {
-            super::destination::let_workers_write(engine).await?;
-            let alias = super::writer_alias(&engine.merge);
-            engine.destination.bulk(&alias, true, body).await.map_err(MergeError::Destination)?;
+        let mut hits = Vec::with_capacity(open.len());
+        for report in open {
+            let layout = layouts.entry(report.shard).or_default();
+            let place = layout.next(report);
+            let hit = engine.destination.document_at(name, report.shard, place, whole(engine)).await;
+            match hit.map_err(MergeError::Destination)? {
+                Some(hit) => hits.push(hit),
+                None => *layout = Layout::default(),
+            }
         }
+        write_again(engine, &hits).await?;
+        let now = segments(engine).await?;
+        for (before, now) in pairs(&reports, &now) {
+            layouts.entry(now.shard).or_default().learn(before, now);
+        }
+        reports = now;
     }
-    engine.destination.refresh(std::slice::from_ref(name)).await.map_err(MergeError::Destination)
+    tracing::info!("some flat segments were not found yet: looked for again");
+    Ok(())
+}
+
+/// The reports of the same shard.
+fn pairs<'a>(
+    before: &'a [SegmentReport],
+    now: &'a [SegmentReport],
+) -> impl Iterator<Item = (&'a SegmentReport, &'a SegmentReport)> {
+    now.iter().filter_map(|now| Some((before.iter().find(|before| before.shard == now.shard)?, now)))
+}
+
+/// How documents are read that are written again.
+fn whole(engine: &Engine) -> ReadLane {
+    ReadLane::Source { ask_for_vectors: engine.destination.version().at_least(9, 2) }
+}
+
+/// Writes documents again as they are: same content, same version.
+async fn write_again(engine: &Engine, hits: &[Hit]) -> Result<(), MergeError> {
+    let mut body = BulkBody::with_capacity(64 * 1024);
+    for hit in hits {
+        body.begin_index(&hit.id, hit.version, BulkVersioning::ExternalGte).extend_from_slice(hit.source());
+        body.end();
+    }
+    if !body.is_empty() {
+        destination::let_workers_write(engine).await?;
+        let alias = super::writer_alias(&engine.merge);
+        engine.destination.bulk(&alias, true, body).await.map_err(MergeError::Destination)?;
+    }
+    let names = std::slice::from_ref(&engine.merge.destination.index);
+    engine.destination.refresh(names).await.map_err(MergeError::Destination)
+}
+
+/// The largest shard that becomes one segment, in bytes: there has to be room for its graph.
+fn one_segment(info: &IndexInfo) -> u64 {
+    let policy = info.settings.get(MAX_SEGMENT).and_then(Value::as_str).and_then(bytes);
+    policy.unwrap_or(DEFAULT_MAX_SEGMENT) / 5 * 3
+}
+
+/// A size as the server's settings say it, for instance `5gb` or `1.5gb`.
+fn bytes(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let power = match text.get(digits.len()..)?.to_ascii_lowercase().as_str() {
+        "b" => 0,
+        "k" | "kb" => 1,
+        "m" | "mb" => 2,
+        "g" | "gb" => 3,
+        "t" | "tb" => 4,
+        _ => return None,
+    };
+    let number: f64 = digits.parse().ok().filter(|number| (1.0..1e6).contains(number))?;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Between 1 and 2^60.
+    Some((number * 1024_f64.powi(power)) as u64)
+}
+
+async fn info(engine: &Engine) -> Result<IndexInfo, MergeError> {
+    let name = &engine.merge.destination.index;
+    let described = engine.destination.describe(std::slice::from_ref(name)).await;
+    described.map_err(MergeError::Destination)?.remove(name).ok_or_else(|| destination::lost(engine))
 }
 
 /// The segments as searches see them. A refresh comes first: while loading nothing refreshes, and what no search
@@ -160,10 +246,19 @@ async fn touch(
 async fn segments(engine: &Engine) -> Result<Vec<SegmentReport>, MergeError> {
     let name = &engine.merge.destination.index;
     engine.destination.refresh(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
-    engine.destination.segments(&engine.merge.destination.index).await.map_err(MergeError::Destination)
+    let reports = engine.destination.segments(name).await.map_err(MergeError::Destination)?;
+    // A shard of which nothing is known would look like one with nothing to rewrite.
+    let missing = u64::from(engine.merge.destination.shards).saturating_sub(reports.len() as u64);
+    if missing > 0 {
+        let reason = format!(
+            "index `{name}`: {missing} shards have no active primary, so their segments are not known"
+        );
+        return Err(MergeError::Destination(ElasticError::unavailable(reason)));
+    }
+    Ok(reports)
 }
 
-fn marks(reports: &[SegmentReport]) -> BTreeMap<i32, u64> {
+fn marks(reports: &[SegmentReport]) -> BTreeMap<ShardNumber, u64> {
     reports
         .iter()
         .map(|report| {
@@ -173,20 +268,20 @@ fn marks(reports: &[SegmentReport]) -> BTreeMap<i32, u64> {
         .collect()
 }
 
-fn searchable(report: &SegmentReport) -> impl Iterator<Item = &crate::elastic::Segment> {
+fn searchable(report: &SegmentReport) -> impl Iterator<Item = &Segment> {
     report.segments.iter().filter(|segment| segment.search)
 }
 
 fn flat_segments<'a>(
     report: &'a SegmentReport,
-    marks: &BTreeMap<i32, u64>,
-) -> impl Iterator<Item = &'a crate::elastic::Segment> {
+    marks: &BTreeMap<ShardNumber, u64>,
+) -> impl Iterator<Item = &'a Segment> {
     let mark = marks.get(&report.shard).copied().unwrap_or(0);
     searchable(report).filter(move |segment| segment.generation <= mark)
 }
 
 /// Shards with a searchable segment at or below their mark.
-fn flat_shards(reports: &[SegmentReport], marks: &BTreeMap<i32, u64>) -> BTreeSet<ShardNumber> {
+fn flat_shards(reports: &[SegmentReport], marks: &BTreeMap<ShardNumber, u64>) -> BTreeSet<ShardNumber> {
     reports
         .iter()
         .filter(|report| flat_segments(report, marks).next().is_some())
@@ -196,4 +291,21 @@ fn flat_shards(reports: &[SegmentReport], marks: &BTreeMap<i32, u64>) -> BTreeSe
 
 fn shard_bytes(report: &SegmentReport) -> u64 {
     report.segments.iter().map(|segment| segment.bytes).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn a_size_is_read_as_the_server_says_it() {
+        for (text, size) in
+            [("5gb", 5 << 30), ("100kb", 100 << 10), ("1.5MB", 3 << 19), ("7b", 7), ("2t", 2 << 40)]
+        {
+            assert_eq!(bytes(text), Some(size), "{text}");
+        }
+        for text in ["", "-1", "0b", "gb", "5", "5xb", "é", "1e9gb"] {
+            assert_eq!(bytes(text), None, "{text}");
+        }
+    }
 }

@@ -72,7 +72,7 @@ impl World {
             }
             Action::FollowDeletions => seen.keys_behind = false,
             Action::SwitchIndexOptions => {
-                seen.graph = GraphMemo::Switched { marks: BTreeMap::new(), rounds: 0 };
+                seen.graph = GraphMemo::Switched { marks: BTreeMap::new(), rounds: 0, flat: 0 };
             }
             Action::RewriteSegments => seen.graph = GraphMemo::Built,
             Action::SettleDestination => seen.destination.settled = true,
