@@ -162,15 +162,34 @@ impl State {
     /// Takes chunks out of quarantine whose refused state exists no more: the chunk was deleted or a newer
     /// version of it was moved. A row that speaks of a later state than the given one stays. Returns how many.
     pub async fn quarantine_clear(&self, merge: MergeId, resolved: &[&QuarantinedRow]) -> Result<u64> {
-        if resolved.is_empty() {
+        let places: Vec<(SourceId, i32, &str, i64)> =
+            resolved.iter().map(|row| (row.source, row.shard, row.chunk_id.as_str(), row.seq_no)).collect();
+        self.clear_places(merge, &places).await
+    }
+
+    /// Takes the former states of these chunks out of quarantine: source, shard, `_id` and where each is in the log now.
+    pub async fn quarantine_outlived(
+        &self,
+        merge: MergeId,
+        updated: &[(SourceId, i32, &str, i64)],
+    ) -> Result<u64> {
+        let before: Vec<(SourceId, i32, &str, i64)> = updated
+            .iter()
+            .map(|&(source, shard, chunk, seq_no)| (source, shard, chunk, seq_no - 1))
+            .collect();
+        self.clear_places(merge, &before).await
+    }
+
+    async fn clear_places(&self, merge: MergeId, up_to: &[(SourceId, i32, &str, i64)]) -> Result<u64> {
+        if up_to.is_empty() {
             return Ok(0);
         }
         sqlx::query(include_str!("queries/quarantine_clear.sql"))
             .bind(merge)
-            .bind(resolved.iter().map(|row| row.source).collect::<Vec<_>>())
-            .bind(resolved.iter().map(|row| row.shard).collect::<Vec<_>>())
-            .bind(resolved.iter().map(|row| storable(&row.chunk_id)).collect::<Vec<_>>())
-            .bind(resolved.iter().map(|row| row.seq_no).collect::<Vec<_>>())
+            .bind(up_to.iter().map(|(source, ..)| *source).collect::<Vec<_>>())
+            .bind(up_to.iter().map(|(_, shard, ..)| *shard).collect::<Vec<_>>())
+            .bind(up_to.iter().map(|(_, _, chunk, _)| storable(chunk)).collect::<Vec<_>>())
+            .bind(up_to.iter().map(|(.., seq_no)| *seq_no).collect::<Vec<_>>())
             .execute(&self.pool)
             .await
             .map(|done| done.rows_affected())

@@ -379,3 +379,28 @@ async fn a_verdict_is_worth_nothing_when_writers_were_served_since() {
     assert_eq!(shelf.in_destination().await.len(), 8, "{run:?}");
     completes(&scene, &shelf).await;
 }
+
+/// Where writers are not refused the verdict is about what was there at the last pass.
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_that_are_not_refused_make_no_verdict_negative() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let _tables = Shelf::tables(&scene).await;
+    let shelf = Shelf::create(&scene, scene.first_id, 2).await;
+    shelf.put_document(scene.first_id, 500, "there").await;
+    let manifest = scene.manifest(DIMENSIONS).replace("sourceWrites: Block", "sourceWrites: Allow");
+    let session = Session::start(&manifest).await;
+    let writing = async {
+        let mut document = scene.first_id + 1;
+        loop {
+            shelf.put_document(document, 3, "meanwhile").await;
+            document += 1;
+        }
+    };
+    let run = tokio::select! {
+        run = session.end() => run,
+        () = writing => unreachable!("it goes on for ever"),
+    };
+    assert!(run.success, "{run:?}");
+    assert!(!is_blocked(&scene, &shelf.index).await);
+    assert!(shelf.in_destination().await.len() >= 500);
+}

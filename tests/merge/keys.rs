@@ -131,3 +131,95 @@ async fn a_key_that_is_taken_is_found_although_an_update_that_is_refused_evens_t
     assert!(counted.contains("maxQuarantined: 1") && counted.contains("mode: Counts"));
     assert!(!shelf.in_destination().await.contains_key(&(document, 50)), "it is there as it was before");
 }
+
+/// Writes "mover" so that the contract refuses it.
+async fn break_mover(scene: &Scene, shelf: &Shelf<'_>) {
+    let mut refused: Value =
+        serde_json::from_str(&Chunk(scene.first_id, 50, "cannot be found").source()).unwrap();
+    assert!(refused.as_object_mut().unwrap().remove("embedding").is_some());
+    let mover = format!("/{}/_doc/mover?refresh=true", shelf.index);
+    scene.source_cluster.put(&mover, &refused).await.unwrap();
+}
+
+/// What was in quarantine once is in the destination since it was mended: when it is refused again, its former words are
+/// there, and must not even the counts out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_was_mended_and_is_refused_again_evens_no_counts_out() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = in_step(&scene, 1).await;
+    let document = scene.first_id;
+    let counted = scene
+        .manifest(DIMENSIONS)
+        .replace("maxQuarantined: 0", "maxQuarantined: 1")
+        .replace("  contract:", "  verification: {mode: Counts}\n  contract:");
+    let session = Session::start(&held(&counted)).await;
+    break_mover(&scene, &shelf).await;
+    scene.wait_for_a_whole_pass().await;
+    assert_eq!(in_quarantine(&scene).await, [("mover".to_owned(), "vector".to_owned())]);
+    put_as(&scene, &shelf, "mover", Chunk(document, 50, "mended")).await;
+    scene.wait_for_a_whole_pass().await;
+    assert_eq!(in_quarantine(&scene).await, [], "it is written, and still in quarantine");
+    session.stop().await;
+    assert_eq!(shelf.in_destination().await[&(document, 50)]["_source"]["content"], "mended");
+    break_mover(&scene, &shelf).await;
+    put_as(&scene, &shelf, "taker", Chunk(document, 51, "has the key of another one")).await;
+    let run = scene.run(&counted).await;
+    assert!(!run.success, "a chunk is lost behind equal counts: {run:?}");
+    assert_eq!(scene.phase().await.as_deref(), Some("Failed"), "{run:?}");
+    assert!(!shelf.in_destination().await.contains_key(&(document, 50)), "it is there as it was before");
+}
+
+/// The id of a document in the destination says nothing of its collection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_two_collections_have_is_a_collision_that_names_the_other() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let _tables = Shelf::tables(&scene).await;
+    for (mode, first) in [("Counts", scene.first_id), ("Full", scene.first_id + 10)] {
+        let shelves = [Shelf::create(&scene, first, 2).await, Shelf::create(&scene, first + 1, 1).await];
+        for (shelf, document) in shelves.iter().zip(first..) {
+            shelf.put_document(document, 6, "alone").await;
+            put_as(&scene, shelf, "same", Chunk(first + 5, 1, &format!("in {}", shelf.index))).await;
+        }
+        let manifest = scene.manifest(DIMENSIONS).replace(
+            "  contract:",
+            &format!("  verification: {{mode: {mode}}}\n  retryToken: {mode}\n  contract:"),
+        );
+        let run = scene.run(&manifest).await;
+        assert!(!run.success, "{mode}: a chunk is lost: {run:?}");
+        let query = "SELECT collection_id, class, reason FROM es_index_merge.quarantine";
+        let rows: Vec<(i64, String, String)> = sqlx::query_as(query).fetch_all(&scene.pool).await.unwrap();
+        let [(loser, class, reason)] = &rows[..] else { panic!("{mode}: {rows:?}, {run:?}") };
+        let winner = if *loser == first { &shelves[1] } else { &shelves[0] };
+        assert_eq!(class, "Collision");
+        assert!(reason.contains(&format!("collection {}", winner.collection)), "{reason}");
+        // Mended by deleting the other one: then it is this one's key.
+        let same = format!("/{}/_doc/same?refresh=true", winner.index);
+        scene.source_cluster.require(Method::DELETE, &same, None).await.unwrap();
+        scene.completes(&manifest.replace("retryToken: ", "retryToken: again-")).await;
+        for shelf in &shelves {
+            let expected = if shelf.collection == *loser { 7 } else { 6 };
+            assert_eq!(shelf.in_destination().await.len(), expected, "{mode}, {}", shelf.collection);
+        }
+        scene.forget_the_merge().await;
+        for shelf in shelves {
+            shelf.delete_index().await;
+            shelf.delete_row().await;
+        }
+        scene.delete(&scene.index).await;
+    }
+}
+
+/// Nothing but the counts shows it, as every chunk was compared before; and asking for another comparison must help.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_deletes_after_the_comparison_is_written_again() {
+    let scene = Scene::new(Flavor::V9, Flavor::V9).await;
+    let shelf = in_step(&scene, 2).await;
+    let there = shelf.in_destination().await;
+    for number in [3, 50] {
+        let id = there[&(scene.first_id, number)]["_id"].as_str().unwrap();
+        let path = format!("/{}/_doc/{id}", scene.index);
+        scene.destination_cluster.require(Method::DELETE, &path, None).await.unwrap();
+    }
+    scene.completes(&scene.manifest(DIMENSIONS)).await;
+    assert_eq!(shelf.in_destination().await.len(), 10);
+}

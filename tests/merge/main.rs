@@ -7,6 +7,7 @@ mod comings;
 mod cutover;
 mod deletions;
 mod foreign;
+mod graph;
 mod keys;
 mod obstacles;
 #[allow(dead_code)] // shared with other tests

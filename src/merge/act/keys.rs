@@ -55,7 +55,8 @@ const AT_ONCE: usize = 4;
 pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Result<(), MergeError> {
     let_workers_write(engine).await?;
     // Before anything is read of the sources: see `version`.
-    let pass = engine.merge_row().await?.pass;
+    let row = engine.merge_row().await?;
+    let (pass, attempt) = (row.pass, parse_memo(&row)?.cutover.started_at);
     let stats = super::sources::resolve(engine, spec).await?;
     if !super::cutover::covers_every_source(engine).await?
         || !super::destination::still_holds_what_was_written(engine).await?
@@ -83,8 +84,11 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge, now: Timestamp
     engine.state.keep_verdicts(engine.id, &judged).await?;
     engine
         .edit_memo(|memo| {
-            memo.cutover.keys_reconciled = true;
-            memo.cutover.stood_at = Some(now);
+            // Another process may have given the attempt up meanwhile, and begun the next one.
+            if memo.cutover.started_at == attempt {
+                memo.cutover.keys_reconciled = true;
+                memo.cutover.stood_at = Some(now);
+            }
         })
         .await?;
     tracing::debug!(collections = verdicts.len(), "keys are reconciled");
@@ -127,23 +131,24 @@ async fn compare_sides(
     let Some(compared) = compare_all(engine, pass, &doubtful, &quarantine, quiet).await? else {
         return Ok(None);
     };
-    let mut shared = Vec::new();
+    let mut to_compare = Vec::new();
     for (source, compared) in compared {
         if let Some(sides) = counted.sides.get_mut(&source) {
             sides.learn(&compared);
         }
-        shared.extend(compared.shared);
+        to_compare.extend(compared.shared);
+        to_compare.extend(compared.unwritten);
     }
     for source in stored.iter().filter(|source| is_left_over(source, &stored)) {
         if counted.in_destination(source) > 0 {
             purge(engine, source).await?;
         }
     }
-    let to_compare = twins.compare(engine, shared).await?;
-    if to_compare > 0 {
+    let units = twins.compare(engine, to_compare).await?;
+    if units > 0 {
         tracing::info!(
-            units = to_compare,
-            "chunks that share a key are compared before the counts are believed"
+            units,
+            "chunks that share a key or are missing are compared before the counts are believed"
         );
         engine.edit_memo(|memo| memo.cutover.rechecked = Rechecked::Twins).await?;
         return Ok(None);
@@ -256,11 +261,11 @@ pub(super) async fn release_what_lives_no_more(
     let mut readable: BTreeMap<(SourceId, ShardNumber), Vec<QuarantinedRow>> = BTreeMap::new();
     for row in rows {
         match sources.get(&row.source).map(|source| source.state) {
+            Some(SourceState::Gone | SourceState::Purged) | None => dead.push(row),
             _ if !concerns(row.source) => left.push(row),
             Some(SourceState::Active) => readable.entry((row.source, row.shard)).or_default().push(row),
             // Nobody knows as long as its index cannot be read.
             Some(SourceState::Waiting) => left.push(row),
-            Some(SourceState::Gone | SourceState::Purged) | None => dead.push(row),
         }
     }
     let mut searches = Vec::with_capacity(readable.len());

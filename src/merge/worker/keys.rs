@@ -33,20 +33,48 @@ pub(super) struct Updated {
     pub key: String,
 }
 
-/// A chunk, and the version that the destination holds under its key.
-pub(super) struct Claim<'a> {
-    pub unit: &'a LeasedUnit,
-    pub seq_no: SeqNo,
-    pub key: &'a str,
-    pub there: i64,
+/// The source of which a document in the destination is.
+#[derive(Debug, Clone)]
+pub(super) struct Owner {
+    pub source: SourceId,
+    pub index_name: String,
+    pub shards: ShardNumber,
 }
 
-/// Puts the keys of those sources in doubt in which one of these chunks does not have the key that it had.
+impl Owner {
+    pub fn of(unit: &LeasedUnit) -> Owner {
+        Owner { source: unit.source, index_name: unit.index_name.clone(), shards: unit.shards }
+    }
+}
+
+/// A chunk, and the version that the destination holds under its key.
+pub(super) struct Claim<'a> {
+    pub own: LogPlace,
+    pub key: &'a str,
+    pub there: i64,
+    pub owner: Owner,
+}
+
+/// Where a chunk is.
+pub(super) fn log_place(windows: &[ReadWindow], place: Place) -> LogPlace {
+    let ReadWindow { unit, page, .. } = &windows[place.window];
+    LogPlace { source: unit.source, shard: unit.shard, seq_no: page.hits[place.hit].seq_no }
+}
+
+/// Puts the keys of those sources in doubt in which one of these chunks does not have the key that it had. What was in
+/// quarantine of them before leaves it: from now on the destination may hold words of them.
 pub(super) async fn watch(
     shared: &Shared,
     windows: &[ReadWindow],
     updated: &[Updated],
 ) -> Result<(), MergeError> {
+    let at = |Updated { place, .. }: &Updated| {
+        let ReadWindow { unit, page, .. } = &windows[place.window];
+        let hit = &page.hits[place.hit];
+        (unit.source, unit.shard, hit.id.as_str(), hit.seq_no)
+    };
+    let places: Vec<_> = updated.iter().map(at).collect();
+    shared.context.state.quarantine_outlived(shared.context.id, &places).await?;
     let mut doubtful = BTreeSet::new();
     for part in updated.chunks(IDS) {
         let keys: Vec<&str> = part.iter().map(|updated| updated.key.as_str()).collect();
@@ -54,17 +82,17 @@ pub(super) async fn watch(
         let versions = context.destination.versions(&context.destination_index, &keys).await;
         let mut claims = Vec::with_capacity(part.len());
         for (Updated { place, key }, version) in part.iter().zip(versions.map_err(MergeError::Destination)?) {
-            let ReadWindow { unit, page, .. } = &windows[place.window];
+            let own = log_place(windows, *place);
             match version {
                 Some(there) if Origin::of(there).is_some() => {
-                    claims.push(Claim { unit, seq_no: page.hits[place.hit].seq_no, key, there });
+                    claims.push(Claim { own, key, there, owner: Owner::of(&windows[place.window].unit) });
                 }
-                Some(_) | None => drop(doubtful.insert((unit.source, unit.shard))),
+                Some(_) | None => drop(doubtful.insert((own.source, own.shard))),
             }
         }
         let rivals = have_rivals(shared, &claims).await?;
         let rivalled = claims.iter().zip(rivals).filter(|(_, has_rival)| *has_rival);
-        doubtful.extend(rivalled.map(|(claim, _)| (claim.unit.source, claim.unit.shard)));
+        doubtful.extend(rivalled.map(|(claim, _)| (claim.own.source, claim.own.shard)));
     }
     if !doubtful.is_empty() {
         tracing::info!(
@@ -82,7 +110,7 @@ pub(super) async fn have_rivals(shared: &Shared, claims: &[Claim<'_>]) -> Result
     for (number, claim) in claims.iter().enumerate() {
         let rivals: Vec<LogPlace> = places_of_rivals(claim).collect();
         if !rivals.is_empty() {
-            indices.insert(claim.unit.source, stored_index(&claim.unit.index_name)?);
+            indices.insert(claim.owner.source, stored_index(&claim.owner.index_name)?);
         }
         for place in rivals {
             at.entry(place).or_default().push(number);
@@ -121,10 +149,11 @@ pub(super) async fn have_rivals(shared: &Shared, claims: &[Claim<'_>]) -> Result
 
 /// Where the chunk can be from which the destination's document was written, if it is not the claimant itself.
 fn places_of_rivals(claim: &Claim<'_>) -> impl Iterator<Item = LogPlace> {
-    let (unit, own) = (claim.unit, (claim.unit.shard, claim.seq_no));
+    let (owner, own) = (&claim.owner, claim.own);
     Origin::of(claim.there).into_iter().flat_map(move |origin| {
-        (0..unit.shards)
-            .filter(move |&shard| origin.is_on(shard) && (shard, origin.seq_no) != own)
-            .map(move |shard| LogPlace { source: unit.source, shard, seq_no: origin.seq_no })
+        (0..owner.shards)
+            .filter(move |&shard| origin.is_on(shard))
+            .map(move |shard| LogPlace { source: owner.source, shard, seq_no: origin.seq_no })
+            .filter(move |&place| place != own)
     })
 }

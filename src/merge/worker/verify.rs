@@ -3,19 +3,21 @@
 //! What differs is written again and compared again. What still differs, and what has a rival for its key,
 //! goes to quarantine, where it makes the verdict negative and names the chunk.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
 
 use super::batch::{ReadWindow, Settled};
 use super::copy::{Place, parse, places, quarantined, read_counts};
 use super::facts::Facts;
-use super::keys::{Claim, have_rivals};
+use super::keys::{Claim, Owner, have_rivals, log_place};
 use super::send::{Sent, send};
 use super::{LEASE, Shared};
 use crate::chunk::{Actual, Refusal, Transform, address, compare};
 use crate::elastic::{BulkBody, BulkVersioning, Lookup};
 use crate::merge::error::MergeError;
 use crate::merge::version::{Origin, of_repair};
-use crate::state::UnitId;
+use crate::state::{SourceRow, SourceState, UnitId};
 
 /// How often a chunk that differs is written and compared again.
 const REPAIRS: u32 = 2;
@@ -32,8 +34,16 @@ struct Expected {
     needs_document: bool,
 }
 
-/// A chunk that differs, the version that is there, and the difference.
-type Different = (Expected, Option<i64>, String);
+/// What the destination holds under a chunk's key.
+#[derive(Debug, Clone, Copy)]
+struct There {
+    version: i64,
+    /// Its collection, as far as it says one.
+    collection: Option<i64>,
+}
+
+/// A chunk that differs, what is there, and the difference.
+type Different = (Expected, Option<There>, String);
 
 /// How a chunk compares.
 #[derive(Debug)]
@@ -49,8 +59,8 @@ enum Comparison {
     },
     /// Not there, or different.
     Different {
-        /// The version that is there.
-        found: Option<i64>,
+        /// What is there.
+        found: Option<There>,
         /// In words.
         difference: String,
     },
@@ -198,13 +208,23 @@ fn compare_one(
         }
         Ok(()) => Comparison::Collapsed { found: there.version },
         Err(difference) => {
-            Comparison::Different { found: Some(there.version), difference: difference.to_string() }
+            let found = There { version: there.version, collection: collection_of(there.source()) };
+            Comparison::Different { found: Some(found), difference: difference.to_string() }
         }
     }
 }
 
+/// The collection that a document of the destination says it is of.
+fn collection_of(document: &[u8]) -> Option<i64> {
+    #[derive(Deserialize)]
+    struct Fields {
+        collection_id: i64,
+    }
+    serde_json::from_slice(document).ok().map(|fields: Fields| fields.collection_id)
+}
+
 /// Writes again what differs; returns what must be compared again. A chunk whose key belongs to another
-/// live chunk is a collision: it goes to quarantine instead.
+/// live chunk, of whatever collection, is a collision: it goes to quarantine instead.
 async fn repair(
     shared: &Shared,
     facts: &Facts,
@@ -217,19 +237,25 @@ async fn repair(
     let mut written = Vec::with_capacity(different.len());
     let rivalled = rivalled(shared, windows, &different).await?;
     for (expected, found, difference) in different {
-        if rivalled.contains(&expected.place) {
+        let window = &windows[expected.place.window];
+        if let Some(&collection) = rivalled.get(&expected.place) {
+            let whose = if collection == window.unit.collection_id {
+                "the collection".to_owned()
+            } else {
+                format!("collection {collection}")
+            };
             let reason = format!(
-                "another chunk of the collection has the same document_id and id but other content ({difference}); delete one of the two"
+                "another chunk of {whose} has the same document_id and id but other content ({difference}); delete one of the two"
             );
             let settled = &mut settled[expected.place.window];
             quarantine(windows, expected.place, Some(expected.id), "Collision", reason, settled);
             continue;
         }
-        let window = &windows[expected.place.window];
         let hit = &window.page.hits[expected.place.hit];
         let own = of_repair(window.unit.pass, window.unit.shard, hit.seq_no);
         // Above it can only be what somebody else wrote there, again and again.
-        let version = found.filter(|&version| version > own).map_or(own, |version| version.saturating_add(1));
+        let above = found.map(|there| there.version).filter(|&version| version > own);
+        let version = above.map_or(own, |version| version.saturating_add(1));
         let Ok(parsed) = parse(shared.transform(), window, hit) else { continue };
         let buffer = body.begin_index(&expected.id, version, BulkVersioning::ExternalGte);
         parsed.write(facts.get(expected.document), buffer);
@@ -283,7 +309,9 @@ async fn collapse(
     is_last: bool,
     settled: &mut [Settled],
 ) -> Result<Vec<Different>, MergeError> {
-    let claims: Vec<Claim<'_>> = collapsed.iter().map(|(e, there)| claim(windows, e, *there)).collect();
+    let owner = |e: &Expected| Owner::of(&windows[e.place.window].unit);
+    let claims: Vec<Claim<'_>> =
+        collapsed.iter().map(|(e, there)| claim(windows, e, *there, owner(e))).collect();
     let rivals = have_rivals(shared, &claims).await?;
     let mut orphans = Vec::new();
     for ((expected, found), has_rival) in collapsed.into_iter().zip(rivals) {
@@ -292,28 +320,58 @@ async fn collapse(
             settled.counts.compared += 1;
             settled.counts.collapsed += 1;
         } else {
+            let found = There { version: found, collection: None };
             orphans.push((expected, Some(found), "is of a chunk that lives no more".to_owned()));
         }
     }
     Ok(orphans)
 }
 
-fn claim<'a>(windows: &'a [ReadWindow], expected: &'a Expected, there: i64) -> Claim<'a> {
-    let ReadWindow { unit, page, .. } = &windows[expected.place.window];
-    Claim { unit, seq_no: page.hits[expected.place.hit].seq_no, key: &expected.id, there }
+fn claim<'a>(windows: &[ReadWindow], expected: &'a Expected, there: i64, owner: Owner) -> Claim<'a> {
+    Claim { own: log_place(windows, expected.place), key: &expected.id, there, owner }
 }
 
-/// Those of which the destination holds the words of another live chunk with the same key.
+/// Those of which the destination holds the words of another live chunk with the same key, and that one's collection.
 async fn rivalled(
     shared: &Shared,
     windows: &[ReadWindow],
     different: &[Different],
-) -> Result<BTreeSet<Place>, MergeError> {
-    let there = different.iter().filter_map(|(expected, found, _)| Some((expected, (*found)?)));
-    let (places, claims): (Vec<Place>, Vec<Claim<'_>>) =
-        there.map(|(expected, there)| (expected.place, claim(windows, expected, there))).unzip();
+) -> Result<BTreeMap<Place, i64>, MergeError> {
+    let mut claims = Vec::with_capacity(different.len());
+    let mut claimants = Vec::with_capacity(different.len());
+    let mut others: Option<BTreeMap<i64, Owner>> = None;
+    for (expected, found, _) in different {
+        let Some(there) = *found else { continue };
+        let unit = &windows[expected.place.window].unit;
+        let collection = there.collection.unwrap_or(unit.collection_id);
+        let owner = if collection == unit.collection_id {
+            Some(Owner::of(unit))
+        } else {
+            if others.is_none() {
+                others = Some(owners(shared).await?);
+            }
+            others.as_ref().and_then(|others| others.get(&collection).cloned())
+        };
+        // Nobody has a claim for a collection that takes no part.
+        let Some(owner) = owner else { continue };
+        claims.push(claim(windows, expected, there.version, owner));
+        claimants.push((expected.place, collection));
+    }
     let rivals = have_rivals(shared, &claims).await?;
-    Ok(places.into_iter().zip(rivals).filter_map(|(place, has_rival)| has_rival.then_some(place)).collect())
+    Ok(claimants.into_iter().zip(rivals).filter_map(|(rival, is_one)| is_one.then_some(rival)).collect())
+}
+
+/// The sources that take part, by collection.
+async fn owners(shared: &Shared) -> Result<BTreeMap<i64, Owner>, MergeError> {
+    let sources = shared.context.state.sources(shared.context.id).await?;
+    let active = sources.into_iter().filter(|source| source.state == SourceState::Active);
+    let owner = |source: SourceRow| {
+        (
+            source.collection_id,
+            Owner { source: source.id, index_name: source.index_name, shards: source.shards },
+        )
+    };
+    Ok(active.map(owner).collect())
 }
 
 /// Books a chunk that is not to be in the destination, and says why.

@@ -33,6 +33,8 @@ use crate::state::{ShardRow, SourceId, SourceRow};
 const BUCKET: u64 = 500_000;
 /// Chunks whose keys are read with one request.
 const KEYS: usize = 10_000;
+/// The most missing chunks that are named; the others are when these are written.
+const MISSING: usize = 100_000;
 /// How long is waited until all that was under way is done, and the pause between two looks.
 const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -54,8 +56,12 @@ pub(super) struct Compared {
     pub deleted: u64,
     /// Live chunks that share their key with another one.
     pub shared: Vec<Place>,
-    /// Live chunks that were copied, and whose document was written from one with their key that lives no more.
-    pub stale: Vec<Place>,
+    /// Live chunks that were copied and are to be written again: there is no document with their key (of these at most
+    /// [`MISSING`]), or it was written from a chunk that lives no more.
+    pub unwritten: Vec<Place>,
+    /// Live chunks that are beyond what is planned, and of whose key there is no document: they are not copied yet, which
+    /// they may be only where writes are allowed.
+    pub later: u64,
 }
 
 /// A source to compare.
@@ -81,8 +87,9 @@ struct Keys {
     twins: HashMap<u128, Vec<(ShardNumber, SeqNo)>>,
     /// Chunks that have the key of one whose document was found, each after that one.
     of_found: Vec<[(ShardNumber, SeqNo); 2]>,
-    /// Chunks without a key.
+    /// Chunks without a key, and those of them that are beyond what is planned.
     keyless: u64,
+    keyless_later: u64,
     /// Chunks that came after the places were read, and how many of them are withheld.
     late: u64,
     late_withheld: u64,
@@ -120,7 +127,7 @@ impl Comparison<'_> {
             collection = self.source.collection_id,
             kept = compared.kept,
             deleted = compared.deleted,
-            stale = compared.stale.len(),
+            unwritten = compared.unwritten.len(),
             "keys compared"
         );
         Ok((self.source.id, Some(compared)))
@@ -152,16 +159,20 @@ impl Comparison<'_> {
         let unfound = live.len() - found;
         let buckets = if unfound == 0 && documents.is_empty() { 0 } else { unfound / BUCKET + 1 };
         let reading = Reading { comparison: self, log: &log, live: &live, ends: &ends, buckets };
+        let mut keyless_later = 0;
         for bucket in 0..buckets {
             let keys = reading.keys(bucket).await?;
             // Each bucket reads all of them: the last look counts.
             sum.live = live.len() + withheld + keys.late;
             sum.withheld = withheld + keys.late_withheld;
             sum.keyless = keys.keyless;
+            keyless_later = keys.keyless_later;
             sum.distinct += keys.first.len() as u64;
             sum.shared.extend(keys.shared().map(|place| self.place(place)));
-            self.judge(&reading, bucket, &keys, &documents, &mut sum).await?;
+            let kept = self.judge(&reading, bucket, &keys, &documents, &mut sum).await?;
+            self.without_document(&keys, &kept, &mut sum);
         }
+        sum.later += keyless_later;
         if sum.deleted > 0 {
             let destination = std::slice::from_ref(&self.engine.merge.destination.index);
             let refreshed = self.engine.destination.refresh(destination).await;
@@ -170,14 +181,15 @@ impl Comparison<'_> {
         if self.ends.is_none() && !ends.goes_on(&log.ends().await?) {
             return Err(Halt::Unreadable);
         }
-        for places in [&mut sum.shared, &mut sum.stale] {
+        for places in [&mut sum.shared, &mut sum.unwritten] {
             places.sort_unstable();
             places.dedup();
         }
         Ok(sum)
     }
 
-    /// Keeps the documents that have a key of the bucket, and deletes the others of it.
+    /// Keeps the documents that have a key of the bucket, and deletes the others of it. Returns the keys of those that are
+    /// kept.
     async fn judge(
         &self,
         reading: &Reading<'_>,
@@ -185,7 +197,8 @@ impl Comparison<'_> {
         keys: &Keys,
         documents: &Documents,
         sum: &mut Compared,
-    ) -> Result<(), Halt> {
+    ) -> Result<HashSet<u128>, Halt> {
+        let mut kept = HashSet::new();
         for batch in documents.batches() {
             let mut extra = Vec::new();
             for (id, version) in documents::read(self.engine, batch).await? {
@@ -197,15 +210,28 @@ impl Comparison<'_> {
                     extra.push((id, version));
                     continue;
                 }
-                sum.kept += 1;
+                kept.insert(key);
                 if self.is_stale(keys, key, version) {
-                    sum.stale.extend(self.copied(keys, key).map(|place| self.place(place)));
+                    sum.unwritten.extend(self.copied(keys, key).map(|place| self.place(place)));
                 }
             }
             let extra = reading.without_revived(extra).await?;
             sum.deleted += documents::delete(self.engine, &extra, self.pass).await?;
         }
-        Ok(())
+        sum.kept += kept.len() as u64;
+        Ok(kept)
+    }
+
+    /// Adds the chunks of the bucket whose key none of the documents has that are kept.
+    fn without_document(&self, keys: &Keys, kept: &HashSet<u128>, sum: &mut Compared) {
+        for &key in keys.first.keys().filter(|key| !kept.contains(key)) {
+            if self.copied(keys, key).next().is_none() {
+                sum.later += keys.places(key).count() as u64;
+                sum.distinct -= 1;
+            } else if sum.unwritten.len() < MISSING {
+                sum.unwritten.extend(self.copied(keys, key).map(|place| self.place(place)));
+            }
+        }
     }
 
     fn place(&self, (shard, seq_no): (ShardNumber, SeqNo)) -> Place {
@@ -221,9 +247,11 @@ impl Comparison<'_> {
 
     /// The live chunks with that key that are copied: what is beyond comes with the next pass.
     fn copied(&self, keys: &Keys, key: u128) -> impl Iterator<Item = (ShardNumber, SeqNo)> {
-        let end =
-            |shard| self.shards.iter().find(|row| row.shard == shard).map_or(0, |row| row.copy_planned_to);
-        keys.places(key).filter(move |&(shard, seq_no)| seq_no < end(shard))
+        keys.places(key).filter(|&(shard, seq_no)| self.is_copied(shard, seq_no))
+    }
+
+    fn is_copied(&self, shard: ShardNumber, seq_no: SeqNo) -> bool {
+        self.shards.iter().any(|row| row.shard == shard && seq_no < row.copy_planned_to)
     }
 
     /// The places of all live chunks up to these ends, and how many of them are withheld beside them.
@@ -325,7 +353,8 @@ impl Reading<'_> {
             match key_of(hit.source()) {
                 Ok(id) if self.is_in(bucket, short_key(&id)) => taken.push((id, hit.seq_no)),
                 Ok(_) => {}
-                Err(_) => keys.keyless += 1,
+                Err(_) if self.comparison.is_copied(shard, hit.seq_no) => keys.keyless += 1,
+                Err(_) => keys.keyless_later += 1,
             }
         }
         let ids: Vec<&str> = taken.iter().map(|(id, _)| id.as_str()).collect();

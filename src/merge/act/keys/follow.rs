@@ -57,10 +57,9 @@ pub async fn follow(engine: &Engine) -> Result<(), MergeError> {
     while let Some(done) = running.next().await {
         match done {
             Ok((id, Some(compared))) => {
-                if !compared.stale.is_empty() {
-                    // The twin of a deleted chunk is in the source with its own content: that must be there now.
-                    engine.state.plan_recheck(engine.id, &compared.stale).await?;
-                }
+                // The twin of a deleted chunk is in the source with its own content: that must be there now. And what
+                // somebody deleted from the destination is written again.
+                engine.state.plan_recheck(engine.id, &compared.unwritten).await?;
                 if let Some((_, shards)) = behind.get(&id) {
                     engine.state.keys_checked(engine.id, shards).await?;
                 }

@@ -105,8 +105,9 @@ impl Sides {
 
     /// What the comparison of the keys found is exact.
     pub fn learn(&mut self, compared: &Compared) {
-        let with_key = compared.live.saturating_sub(compared.withheld).saturating_sub(compared.keyless);
-        self.source = compared.live;
+        let copied = compared.live.saturating_sub(compared.later);
+        let with_key = copied.saturating_sub(compared.withheld).saturating_sub(compared.keyless);
+        self.source = copied;
         self.withheld = compared.withheld;
         self.collapsed = with_key.saturating_sub(compared.distinct);
         self.destination = compared.kept;

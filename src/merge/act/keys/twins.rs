@@ -1,6 +1,6 @@
 //! Chunks that may have the key of another: one that came later may have replaced an earlier one that was compared
-//! before. They are compared once in each attempt to cut over (disputes first); then each is known to be equal to what
-//! is under its key, or is in quarantine.
+//! before. They, and those whose document is missing, are compared once in each attempt to cut over (disputes first); then each
+//! is known to be equal to what is under its key, or is in quarantine.
 
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
@@ -27,12 +27,13 @@ impl Twins {
         Ok(retried)
     }
 
-    /// Plans the comparison of the chunks that share a key. Returns how many units that makes.
-    pub async fn compare(&self, engine: &Engine, mut shared: Vec<Place>) -> Result<u64, MergeError> {
-        if self.rechecked == Rechecked::Twins || shared.is_empty() {
+    /// Plans the comparison of these chunks. Returns how many units that makes.
+    pub async fn compare(&self, engine: &Engine, mut places: Vec<Place>) -> Result<u64, MergeError> {
+        if self.rechecked == Rechecked::Twins || places.is_empty() {
             return Ok(0);
         }
-        shared.sort_unstable();
-        Ok(engine.state.plan_recheck(engine.id, &shared).await?)
+        places.sort_unstable();
+        places.dedup();
+        Ok(engine.state.plan_recheck(engine.id, &places).await?)
     }
 }
