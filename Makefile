@@ -43,21 +43,23 @@ chaos-quick: ## The same for two minutes: one merge
 	@CHAOS_MINUTES=2 $(MAKE) --no-print-directory chaos
 
 # The parts come up while the tests compile. Each run has its own (two runs can go on at once), which are ended
-# whatever happens; those of a run that was killed are ended by the next one. The tests of faults have servers of their
-# own and mostly wait: they run beside all others, and what they say is shown after them.
-APART := faults
+# whatever happens; those of a run that was killed are ended by the next one. The tests of faults and crashes have servers of
+# their own and mostly wait: they run beside all others, and what they say is shown after them.
+APART := crashes faults
 TESTS := $(basename $(notdir $(wildcard tests/*.rs */tests/*.rs))) $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs))
 test: testenv ## All tests: unit, property, real Postgres, Elasticsearch 8 and 9, Kubernetes
-	@export TESTENV_NAME="$${TESTENV_NAME:-test-$$$$}"; log=$$(mktemp); apart=; \
-	trap 'kill $$apart 2>/dev/null; wait; $(TESTENV) down; rm -f "$$log"' EXIT; \
+	@export TESTENV_NAME="$${TESTENV_NAME:-test-$$$$}"; logs=$$(mktemp -d); apart=; \
+	trap 'kill $$apart 2>/dev/null; wait; $(TESTENV) down; rm -rf "$$logs"' EXIT; \
 	trap 'exit 130' INT; trap 'exit 143' TERM; \
 	$(TESTENV) up --owner $$$$ & up=$$!; \
 	$(CARGO) test --workspace --no-run && wait $$up || exit 1; \
-	$(CARGO) test --workspace --no-fail-fast --test $(APART) >"$$log" 2>&1 & apart=$$!; \
+	for name in $(APART); do \
+		$(CARGO) test --workspace --no-fail-fast --test $$name >"$$logs/$$name" 2>&1 & apart="$$apart $$!"; \
+	done; \
 	status=0; \
 	$(CARGO) test --workspace --no-fail-fast --lib --bins $(addprefix --test ,$(filter-out $(APART),$(TESTS))) || status=1; \
 	$(CARGO) test --workspace --no-fail-fast --doc || status=1; \
-	wait $$apart || status=1; apart=; cat "$$log"; exit $$status
+	for one in $$apart; do wait $$one || status=1; done; apart=; cat "$$logs"/*; exit $$status
 
 test-unit: ## The tests that need no server
 	$(CARGO) test --workspace --lib --bins

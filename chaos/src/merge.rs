@@ -1,6 +1,7 @@
 //! One merge: a database, a range of collection ids, a destination; how programs reach its servers, and what the
 //! checker thinks of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,10 @@ use crate::parts;
 const LOOK: Duration = Duration::from_millis(100);
 /// Ids of one merge.
 const RANGE: i64 = 4_000;
+/// When the step began in which the merge looked for the last time which sources there are, in microseconds.
+const LAST_LOOK: &str =
+    "SELECT floor(extract(epoch FROM (memo->'cutover'->>'stood_at')::timestamptz) * 1000000)::bigint
+     FROM es_index_merge.merge";
 
 /// A merge on servers that others may share, each with ids of its own.
 pub struct Merge<'a> {
@@ -61,6 +66,8 @@ pub struct Tuning {
     pub documents_per_second: Option<u32>,
     /// `cutover.timeout`.
     pub cutover_timeout: Duration,
+    /// `cutover.maxLag`.
+    pub max_lag: Duration,
     /// `workers.concurrency`.
     pub concurrency: u32,
     /// `destination.index.numberOfReplicas`.
@@ -73,6 +80,7 @@ impl Default for Tuning {
             hold: false,
             documents_per_second: None,
             cutover_timeout: Duration::from_mins(2),
+            max_lag: Duration::from_secs(5),
             concurrency: 2,
             replicas: 0,
         }
@@ -183,7 +191,8 @@ impl<'a> Merge<'a> {
                     "maxDocumentsPerSecond": tuning.documents_per_second
                 },
                 "cutover": {
-                    "hold": tuning.hold, "maxLag": "5s", "sourceWrites": "Block",
+                    "hold": tuning.hold, "sourceWrites": "Block",
+                    "maxLag": format!("{}s", tuning.max_lag.as_secs()),
                     "timeout": format!("{}s", tuning.cutover_timeout.as_secs())
                 }
             }
@@ -224,14 +233,25 @@ impl<'a> Merge<'a> {
         Ok(sqlx::query_scalar(query).fetch_one(&self.pool).await?)
     }
 
-    /// The independent verdict over the collections that the merge judged.
-    pub async fn check(&self) -> Result<Verdict> {
+    /// The independent verdict over what [`Merge::fill`] and the live writer left behind. A collection that the merge
+    /// forgot, or whose index is gone, is an error: neither side would show it.
+    pub async fn check(&self, filled: &odd::Model, written: &writer::Counts) -> Result<Verdict> {
         let judged: Vec<i64> =
             sqlx::query_scalar("SELECT collection_id FROM es_index_merge.collection_verdict")
                 .fetch_all(&self.pool)
                 .await?;
         if judged.is_empty() {
             bail!("the merge judged no collection");
+        }
+        let due = self.due(filled, written).await?;
+        let forgotten: Vec<i64> = due.iter().copied().filter(|id| !judged.contains(id)).collect();
+        if !forgotten.is_empty() {
+            bail!("the merge is complete and has no verdict on the collections {forgotten:?}");
+        }
+        let there = self.source_indices().await?;
+        let gone: Vec<i64> = due.difference(&there).copied().collect();
+        if !gone.is_empty() {
+            bail!("nobody deleted the indices of the collections {gone:?}, and they are gone");
         }
         let options = checker::Options {
             index: self.index.clone(),
@@ -241,6 +261,33 @@ impl<'a> Merge<'a> {
             exclude: Vec::new(),
         };
         checker::check(&self.source_client, &self.destination_client, &self.pool, &options).await
+    }
+
+    /// The collections that the verdict must speak of, by those who made them. Rightly out of it may be
+    ///
+    /// - one without an index: there is nothing to bring over;
+    /// - one that the writer began to delete;
+    /// - one that the writer made after the merge had looked which sources there are. No block keeps an application from
+    ///   making an index. The merge looks for the last time in the step that stores `stood_at`, which is when that step
+    ///   began; the writer's time of a collection is from after its row and its index were acknowledged, by the same
+    ///   machine's clock. So what is older than `stood_at` was there for that look; what is younger may have been seen
+    ///   or not, and counts if it was judged;
+    /// - one whose creation failed, of which nobody knows whether it is there. It is treated in the same way.
+    async fn due(&self, filled: &odd::Model, written: &writer::Counts) -> Result<BTreeSet<i64>> {
+        let stood_at: Option<i64> = sqlx::query_scalar(LAST_LOOK).fetch_one(&self.pool).await?;
+        let last_look = stood_at.context("the merge never looked whether its sources stand still")?;
+        let made_before =
+            written.standing.iter().filter(|(_, made)| made.as_microsecond() < last_look).map(|(&id, _)| id);
+        Ok(filled.with_index().chain(made_before).collect())
+    }
+
+    /// The ids of this merge that are names of an index in the source.
+    async fn source_indices(&self) -> Result<BTreeSet<i64>> {
+        let listed = self.source_client.list("/_resolve/index/*?expand_wildcards=all").await?;
+        let range = self.first_id..self.first_id + RANGE;
+        let names = listed["indices"].as_array().context("no indices")?.iter();
+        let ids = names.filter_map(|index| index["name"].as_str()?.parse::<i64>().ok());
+        Ok(ids.filter(|id| range.contains(id)).collect())
     }
 
     /// Any index of the odd data with at least that many chunks.
@@ -260,13 +307,8 @@ impl<'a> Merge<'a> {
     /// Removes the indices of this merge from servers that go on.
     pub async fn clean(&self) -> Result<()> {
         self.destination_client.delete_index(&self.index).await?;
-        let listed = self.source_client.list("/_resolve/index/*?expand_wildcards=all").await?;
-        let range = self.first_id..self.first_id + RANGE;
-        for index in listed["indices"].as_array().context("no indices")? {
-            let name = index["name"].as_str().unwrap_or_default();
-            if name.parse().is_ok_and(|id: i64| range.contains(&id)) {
-                self.source_client.delete_index(name).await?;
-            }
+        for id in self.source_indices().await? {
+            self.source_client.delete_index(&id.to_string()).await?;
         }
         Ok(())
     }

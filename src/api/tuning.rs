@@ -142,8 +142,10 @@ pub struct CutoverSpec {
     #[x_kube(validation = rules::duration_between(words::TIMEOUT, "spec.cutover.timeout"))]
     pub timeout: String,
 
-    /// What happens to writes to the sources once the merge is complete. `Block` (also when left out): they stay
-    /// refused, so that nothing is written where nobody reads. `Allow`: they are allowed again.
+    /// Whether writes to the sources are refused from the cutover on. `Block` (also when left out): they are, and stay
+    /// refused, so that nothing is written where nobody reads. `Allow`: they never are; the verdict is about what was
+    /// there at the last pass, and what is written later is not copied. Set after a cutover with `Block` it is the way
+    /// back: writes are allowed again.
     #[serde(default)]
     pub source_writes: SourceWrites,
 

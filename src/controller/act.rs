@@ -12,9 +12,7 @@ use super::{
     secrets::NamespaceSecrets,
     write,
 };
-use crate::merge::{
-    Connected, Engine, MergeCategory, Next, Phase, Report, UNITS_FAILING, ValidMerge, secrets,
-};
+use crate::merge::{Connected, Engine, MergeCategory, Next, Report, UNITS_FAILING, ValidMerge, secrets};
 
 /// Connecting to two clusters and two databases, with every check.
 const OPEN: Duration = Duration::from_mins(2);
@@ -37,15 +35,34 @@ pub(super) async fn act(
     match intent {
         Intent::Nothing => Ok(Outcome::Nothing),
         Intent::Rest => Ok(Outcome::Rested),
-        Intent::Reject(failure) => {
-            context.registry.stop(&seen.uid).await;
-            Ok(Outcome::Failed(failure))
-        }
+        Intent::Reject(failure) => Ok(reject(context, seen, failure, now).await),
         Intent::Work(merge) => Box::pin(work(context, seen, *merge, now)).await,
         Intent::Release { merge, delete_destination } => {
             Ok(release(context, seen, merge, delete_destination, now).await)
         }
     }
+}
+
+/// Stops what runs for a spec that is refused: nobody makes a step of it until somebody changes it. So an attempt to cut
+/// over is given up first, and the engine is there until that is done.
+async fn reject(context: &Context, seen: &Seen, failure: Failure, now: Timestamp) -> Outcome {
+    let Some(Present { engine, .. }) = context.registry.running(&seen.uid, now) else {
+        return Outcome::Failed(failure);
+    };
+    let why = format!("the spec is refused: {}", failure.message);
+    let obstacle = match tokio::time::timeout(DISMANTLE, engine.give_cutover_up(&why, now)).await {
+        Ok(Ok(_)) => {
+            context.registry.stop(&seen.uid).await;
+            return Outcome::Failed(failure);
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {} s", DISMANTLE.as_secs()),
+    };
+    let message = format!(
+        "{}; until that is mended, writers of the sources may be refused, as the cutover cannot be given up: {obstacle}",
+        failure.message
+    );
+    Outcome::Failed(Failure { message, terminal: false, ..failure })
 }
 
 /// Makes one step of a merge, with an engine that has the present spec and the present secrets.
@@ -88,8 +105,7 @@ async fn stepped(context: &Context, seen: &Seen, report: Report, hindrance: Opti
     if report.waiting.as_ref().is_some_and(|waiting| waiting.reason == UNITS_FAILING) {
         context.registry.suspect_secrets(&seen.uid);
     }
-    let is_idle = matches!(report.next, Next::After(wait) if wait > IDLE);
-    let rests = report.next == Next::Settled || report.phase == Phase::Suspended || is_idle;
+    let rests = is_at_rest(report.next);
     if rests {
         context.registry.stop(&seen.uid).await;
     }
@@ -97,6 +113,16 @@ async fn stepped(context: &Context, seen: &Seen, report: Report, hindrance: Opti
         Some(failure) if !rests => Outcome::Hindered(Box::new(report), failure),
         // Secrets that nothing needs now are looked at when something does.
         Some(_) | None => Outcome::Stepped(Box::new(report)),
+    }
+}
+
+/// Whether nothing is to be done for some time. That a merge is suspended does not say so: another process may have to give
+/// a cutover up first, and die before it does.
+fn is_at_rest(next: Next) -> bool {
+    match next {
+        Next::Settled => true,
+        Next::After(wait) => wait > IDLE,
+        Next::Now => false,
     }
 }
 
@@ -240,11 +266,15 @@ async fn release(
     }
     let opened = match (running, merge) {
         (Some(engine), _) => Ok(engine),
-        (None, Ok(merge)) => match reach(context, seen, *merge, now).await {
-            Ok(Reached::Running { engine, .. }) => Ok(engine),
-            Ok(Reached::Connected(opening)) => claim(context, seen, *opening, now).await,
-            Err(failure) => Err(failure),
-        },
+        (None, Ok(mut merge)) => {
+            // Nobody goes on with it. Where not everything can be reached, an attempt to cut over is given up at least.
+            merge.suspend = true;
+            match reach(context, seen, *merge, now).await {
+                Ok(Reached::Running { engine, .. }) => Ok(engine),
+                Ok(Reached::Connected(opening)) => claim(context, seen, *opening, now).await,
+                Err(failure) => Err(failure),
+            }
+        }
         (None, Err(failure)) => Err(failure),
     };
     let failure = match opened {
@@ -305,5 +335,21 @@ fn timed_out(what: &str, limit: Duration) -> Failure {
         message: format!("{what} took longer than {} s; it is tried again", limit.as_secs()),
         terminal: false,
         needs_a_person: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_is_stopped_only_when_nothing_is_to_be_done_for_some_time() {
+        for next in [Next::Settled, Next::After(IDLE * 2)] {
+            assert!(is_at_rest(next), "{next:?}");
+        }
+        // The last one is that of a process that only helps, also where the merge is suspended.
+        for next in [Next::Now, Next::After(IDLE), Next::After(Duration::from_secs(1))] {
+            assert!(!is_at_rest(next), "{next:?}");
+        }
     }
 }

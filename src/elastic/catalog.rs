@@ -14,6 +14,8 @@ use super::retry::RetryPolicy;
 
 /// How often a list is asked for whose making an index that goes away breaks off.
 const LISTINGS: u32 = 10;
+/// Names in one question about privileges.
+const NAMES_IN_A_QUESTION: usize = 500;
 const RESOLVING: &str = "list the indices";
 const DESCRIBING: &str = "read settings and mappings";
 const REFRESHING: &str = "refresh";
@@ -209,6 +211,22 @@ impl Cluster {
         }
         let unique: BTreeSet<String> = missing.into_iter().collect();
         Ok(unique.into_iter().collect())
+    }
+}
+
+impl Cluster {
+    /// Those of the names which the present credentials would not show in a list, whether there is such an index or not.
+    pub async fn hidden(&self, names: &[String]) -> Result<Vec<String>> {
+        const SEEING: &str = "view_index_metadata";
+        let mut hidden = Vec::new();
+        for group in names.chunks(NAMES_IN_A_QUESTION) {
+            let asked: Vec<(&str, &[&str])> =
+                group.iter().map(|name| (name.as_str(), &[SEEING][..])).collect();
+            let missing: BTreeSet<String> = self.missing_privileges(&asked, &[]).await?.into_iter().collect();
+            let is_hidden = |name: &&String| missing.contains(&format!("{name}: {SEEING}"));
+            hidden.extend(group.iter().filter(is_hidden).cloned());
+        }
+        Ok(hidden)
     }
 }
 

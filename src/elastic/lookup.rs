@@ -114,6 +114,22 @@ struct GroupKey {
     value: i64,
 }
 
+/// What hits were sorted by.
+#[derive(Deserialize)]
+struct Sorted {
+    hits: SortedHits,
+}
+
+#[derive(Deserialize)]
+struct SortedHits {
+    hits: Vec<SortedHit>,
+}
+
+#[derive(Deserialize)]
+struct SortedHit {
+    sort: Vec<u64>,
+}
+
 /// A part of a shard's log, of any width.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogRange {
@@ -307,22 +323,24 @@ impl Cluster {
         Ok(Some(words.to_string()))
     }
 
-    /// The first live document of a shard whose number is that or a higher one; `None` behind the last. A shard numbers
-    /// its documents segment by segment, deleted ones too.
+    /// The first live document of a shard whose number is that or a higher one, of those without a routing of their own, and its
+    /// number; `None` behind the last. A shard numbers its documents segment by segment, deleted ones too.
     pub async fn document_at(
         &self,
         index: &IndexName,
         shard: ShardNumber,
         number: u64,
         lane: ReadLane,
-    ) -> Result<Option<Hit>> {
-        let mut body = search_body(json!({"match_all": {}}), 1, &lane);
+    ) -> Result<Option<(u64, Hit)>> {
+        let query = json!({"bool": {"must_not": [{"exists": {"field": "_routing"}}]}});
+        let mut body = search_body(query, 1, &lane);
         if let Some(before) = number.checked_sub(1) {
             body["search_after"] = json!([before]);
         }
         let call =
             strict_search(LOOKING_UP, index).with("preference", format!("_shards:{shard}")).json(&body);
-        let found = parse_single(&self.send(&call).await?, index, lane.vector_field())?;
+        let answer = self.send(&call).await?;
+        let found = parse_single(&answer, index, lane.vector_field())?;
         // The total is that of the shard, whatever comes behind that number.
         let some = matches!(&found, RawAnswer::Found(page) if !page.hits.is_empty());
         let expected = Expected {
@@ -332,7 +350,15 @@ impl Cluster {
             source: lane.has_source(),
             limit: Some(usize::from(some)),
         };
-        Ok(accept(found, &expected, &format!("index `{index}`, shard {shard}"))?.hits.pop())
+        let of = format!("index `{index}`, shard {shard}");
+        let Some(hit) = accept(found, &expected, &of)?.hits.pop() else { return Ok(None) };
+        let sorted: Sorted = parse(LOOKING_UP, &answer)?;
+        match sorted.hits.hits.first().and_then(|hit| hit.sort.first()) {
+            Some(&number) => Ok(Some((number, hit))),
+            None => {
+                Err(ElasticError::bad_answer(LOOKING_UP, format!("{of}: a document comes without number")))
+            }
+        }
     }
 
     /// Some documents of one shard, at most `limit` (to 10 000), in no particular order.

@@ -24,6 +24,7 @@ use crate::state::{QuarantineFilter, UnitKind};
 pub(super) use blocks::lift as lift_blocks;
 pub(super) use cutover::abandon;
 pub(super) use destination::{index_spec, is_destination_lost, lost, pinned_index_options};
+pub(super) use graph::Places;
 pub(super) use sources::{Matched, match_sources, readable};
 
 /// The field that holds the embedding, in the sources and in the destination of every contract.

@@ -5,6 +5,7 @@
 //! do the same work twice; they cannot lose or double anything. One of them at a time decides (a lease for the
 //! length of a step), so that none undoes what another did to settings and blocks; the others' workers help.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -54,7 +55,11 @@ pub struct Engine {
     /// One step at a time.
     stepping: Mutex<()>,
     /// The name of this process in leases.
-    process: String,
+    pub(super) process: String,
+    /// How far the segments of the destination were looked at.
+    pub(super) places: std::sync::Mutex<act::Places>,
+    /// Collections without an index of which it is known that one would be shown to us.
+    pub(super) shown: std::sync::Mutex<BTreeSet<i64>>,
 }
 
 /// Everything is reached and checked; nothing is claimed yet.
@@ -133,16 +138,17 @@ impl Engine {
     }
 
     /// Releases a merge that is complete, which holds nothing but its claim: nothing on a server is to be put back, and
-    /// the servers may be gone by then. False if it is not complete, or there is none.
+    /// the servers may be gone by then. One that was released already holds nothing at all. False if it is neither, or
+    /// there is none.
     pub async fn release_complete(merge: &ValidMerge, state: &Login) -> Result<bool, MergeError> {
         let state = State::connect(state, &merge.state_schema).await?;
         let row = state.merge_of(&merge.owner, &merge.identity()).await?;
-        let is_complete = |row: &MergeRow| {
-            row.phase == Phase::Completed.as_str()
-                && row.released_at.is_none()
-                && row.destination_index == merge.destination.index.as_str()
+        let holds_its_claim_at_most = |row: &MergeRow| {
+            let is_complete = row.phase == Phase::Completed.as_str()
+                && row.destination_index == merge.destination.index.as_str();
+            row.released_at.is_some() || is_complete
         };
-        let Some(row) = row.filter(is_complete) else { return Ok(false) };
+        let Some(row) = row.filter(holds_its_claim_at_most) else { return Ok(false) };
         state.release(row.id).await?;
         Ok(true)
     }
@@ -186,6 +192,8 @@ impl Engine {
             progressed,
             stepping: Mutex::new(()),
             process: worker,
+            places: std::sync::Mutex::default(),
+            shown: std::sync::Mutex::default(),
         })
     }
 
@@ -214,12 +222,40 @@ impl Engine {
         let missed = match &result {
             Ok(report) => self.pool.missed_destination() && report.phase != Phase::Completed,
             Err(MergeError::Destination(error)) => error.is_missing_index(),
+            Err(MergeError::DestinationLost(_)) => true,
             Err(_) => false,
         };
         if missed && act::is_destination_lost(self).await? {
-            return Err(act::lost(self));
+            return Err(self.lost(now).await);
         }
         result
+    }
+
+    /// The error of a destination that is lost. No verdict can come any more: nobody is refused until an attempt to cut
+    /// over takes too long.
+    async fn lost(&self, now: Timestamp) -> MergeError {
+        let lost = act::lost(self);
+        if let Err(error) = Box::pin(unreached::give_up(self, &lost.to_string(), now)).await {
+            tracing::warn!(%error, "the cutover cannot be given up; the next step tries it again");
+        }
+        lost
+    }
+
+    /// This process does not go on with the merge: an attempt to cut over is given up, and what one left that is over comes
+    /// off, as nobody may be there to see to it in time. Not once the destination is handed over, and not where another
+    /// process decides at this moment. True if writers are served again by it.
+    ///
+    /// Needs the state and the source, whose own limits are minutes.
+    pub async fn give_cutover_up(&self, why: &str, now: Timestamp) -> Result<bool, MergeError> {
+        let _one_at_a_time = self.stepping.lock().await;
+        Box::pin(unreached::give_up(self, why, now)).await
+    }
+
+    /// [`Engine::give_cutover_up`] for a process that ends, unless another one is seen to go on with the merge. Takes some
+    /// seconds longer, and only in a cutover.
+    pub async fn leave_cutover(&self, why: &str, now: Timestamp) -> Result<bool, MergeError> {
+        let _one_at_a_time = self.stepping.lock().await;
+        Box::pin(unreached::leave(self, why, now)).await
     }
 
     /// A step with the lease for it, which is looked at before each action: this process may have been stopped.

@@ -83,6 +83,8 @@ pub enum NoIndex {
     IndexShared,
     /// Its id leads to several indices, or to a data stream.
     IndexAmbiguous,
+    /// The credentials of the source do not show whether there is one.
+    IndexHidden,
     /// It is closed.
     IndexClosed,
     /// A shard of it has no primary that answers, which passes by itself: it starts, or its node restarts.
@@ -98,18 +100,20 @@ impl NoIndex {
             NoIndex::SourceIsDestination => "SourceIsDestination",
             NoIndex::IndexShared => "IndexShared",
             NoIndex::IndexAmbiguous => "IndexAmbiguous",
+            NoIndex::IndexHidden => "IndexHidden",
             NoIndex::IndexClosed => "IndexClosed",
             NoIndex::IndexUnavailable => "IndexUnavailable",
         }
     }
 
-    /// Whether there is an index, with chunks that are missing from the destination, under the collection's id, as long
-    /// as that is so.
+    /// Whether there is an index, or may be one, with chunks that are missing from the destination, under the collection's id,
+    /// as long as that is so.
     #[must_use]
     pub fn is_unreadable(self) -> bool {
         match self {
             NoIndex::IndexShared
             | NoIndex::IndexAmbiguous
+            | NoIndex::IndexHidden
             | NoIndex::IndexClosed
             | NoIndex::IndexUnavailable => true,
             NoIndex::IndexMissing | NoIndex::SourceIsDestination => false,

@@ -423,13 +423,14 @@ pub(super) fn sources_deleted_from(spec: &ValidMerge, seen: &Observation) -> Opt
     seen.completed_at?.checked_add(SignedDuration::try_from(retain_for).ok()?).ok()
 }
 
-/// A negative verdict stands until what it was based on changes, or somebody asked for a comparison.
+/// A negative verdict stands until what it was based on changes, or somebody asked for a comparison. Where there is none (a
+/// process that was paused cleared it) there has to be another.
 fn failed(spec: &ValidMerge, seen: &Observation) -> Plan {
     if seen.blocked_sources > 0 {
         return go(vec![Action::UnblockSources]);
     }
     let basis = spec.verdict_basis();
-    let has_changed = seen.verdict.as_ref().is_some_and(|verdict| verdict.basis != basis);
+    let has_changed = seen.verdict.as_ref().is_none_or(|verdict| verdict.basis != basis);
     if !has_changed && seen.verify.open == 0 {
         return Plan { actions: vec![Action::RestWorkers], next: Next::Settled, waiting: None };
     }

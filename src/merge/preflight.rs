@@ -273,7 +273,10 @@ async fn matched(
 ) -> Result<Matched, MergeError> {
     let rows = collections.list().await?;
     let catalog = source.resolve().await.map_err(MergeError::Source)?;
-    Ok(match_sources(&rows, &catalog, |id| merge.wants(id), &merge.destination.index, &[]))
+    let mut matched = match_sources(&rows, &catalog, |id| merge.wants(id), &merge.destination.index, &[]);
+    let missing = matched.missing();
+    matched.ask_for(source, &missing).await.map_err(MergeError::Source)?;
+    Ok(matched)
 }
 
 /// Checks what is reachable; a failure to ask is a problem like any other.

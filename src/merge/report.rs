@@ -153,7 +153,10 @@ pub(super) struct Inputs<'a> {
 /// Makes the report.
 pub(super) fn report(inputs: &Inputs<'_>, pace: &mut Pace) -> Report {
     let Inputs { spec, seen, rows, now, .. } = *inputs;
-    let suspended = spec.suspend && !matches!(seen.phase, Phase::Completed | Phase::Failed);
+    // Whoever only helps does not know whether everything is let go of.
+    let suspended = spec.suspend
+        && inputs.next == Next::Settled
+        && !matches!(seen.phase, Phase::Completed | Phase::Failed);
     let phase = if suspended { Phase::Suspended } else { seen.phase };
     let attention = attention(rows);
     let source_deletion = deletion::source_deletion(spec, seen);

@@ -1,12 +1,15 @@
-//! What is done for writers while not everything can be reached that a merge needs.
+//! What is done for writers while not everything can be reached that a merge needs, or nobody goes on with it.
 //!
-//! A destination that is down keeps an engine from being connected, and with it from ending what it began. But nobody
-//! may be refused for ever: the state and the source are enough to lift write blocks.
+//! A destination that is down keeps an engine from being connected, and with it from ending what it began; one that is
+//! lost, a process that ends and a spec that is refused leave nobody to end it. But nobody may be refused for ever: the
+//! state and the source are enough to lift write blocks.
+
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
 use super::act;
-use super::engine::{STEP_LEASE, lose_step};
+use super::engine::{Engine, STEP_LEASE, lose_step};
 use super::error::MergeError;
 use super::observe::parse_memo;
 use super::phase::Phase;
@@ -16,6 +19,13 @@ use super::secrets::Secrets;
 use super::valid::{SourceWrites, ValidMerge};
 use crate::elastic::Cluster;
 use crate::state::{MergeId, MergeRow, State};
+
+/// How often the lease for a step is asked for while somebody else has it.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long another process is looked for that goes on: they pause for five seconds at most while a cutover is under way.
+const OTHERS: Duration = Duration::from_secs(7);
+/// The pause between two looks: a step may be short.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// Why writers are not to be refused any more.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,10 +47,8 @@ pub(super) async fn serve_writers(
     now: Timestamp,
 ) -> Result<(), MergeError> {
     let state = State::connect(&secrets.state, &merge.state_schema).await?;
-    let row = state.merge_of(&merge.owner, &merge.identity()).await?;
-    let Some(row) = row.filter(|row| row.released_at.is_none()) else { return Ok(()) };
-    let Some(why) = reason(merge, &row, now)? else { return Ok(()) };
-    if why != Reason::Cutover && !state.sources(row.id).await?.iter().any(|source| source.blocked_by_us) {
+    let Some(row) = state.merge_of(&merge.owner, &merge.identity()).await? else { return Ok(()) };
+    if !are_to_be_served(&state, merge, &row, now).await? {
         return Ok(());
     }
     let source = preflight::source(merge, secrets).await.map_err(MergeError::Source)?;
@@ -48,38 +56,128 @@ pub(super) async fn serve_writers(
         // Somebody who reaches everything decides.
         return Ok(());
     }
-    tokio::select! {
-        served = serve(merge, &state, &source, row.id, now) => served?,
-        () = lose_step(&state, row.id, process) => return Ok(()),
-    }
-    Ok(state.end_step(row.id, process).await?)
+    let why = "not everything that it needs can be reached";
+    let service = Service { merge, state: &state, source: &source, id: row.id, process, why, now };
+    service.with_lease().await.map(drop)
 }
 
-/// With the lease for a step, so that nobody else decides.
-async fn serve(
-    merge: &ValidMerge,
+/// The same for a merge that this process does not go on with, as if it were suspended: nothing is held then. True if anything
+/// was to be done and is.
+pub(super) async fn give_up(engine: &Engine, why: &str, now: Timestamp) -> Result<bool, MergeError> {
+    let merge = ValidMerge { suspend: true, ..ValidMerge::clone(&engine.spec()) };
+    let Engine { state, source, id, process, .. } = engine;
+    let (id, process) = (*id, process.as_str());
+    loop {
+        let row = engine.merge_row().await?;
+        if !are_to_be_served(state, &merge, &row, now).await? || !wait_for_step(state, id, process).await? {
+            return Ok(false);
+        }
+        let service = Service { merge: &merge, state, source, id, process, why, now };
+        // Where the lease was lost in the middle, what is left to be done is looked at again.
+        if let Some(served) = service.with_lease().await? {
+            return Ok(served);
+        }
+    }
+}
+
+/// The same for a process that ends: others that work at the merge go on with it, and each of them asks for the lease of a step
+/// again and again.
+pub(super) async fn leave(engine: &Engine, why: &str, now: Timestamp) -> Result<bool, MergeError> {
+    let merge = ValidMerge { suspend: true, ..ValidMerge::clone(&engine.spec()) };
+    if !are_to_be_served(&engine.state, &merge, &engine.merge_row().await?, now).await? {
+        return Ok(false);
+    }
+    let other = async || engine.state.other_step(engine.id, &engine.process).await;
+    let asked = Instant::now();
+    let mut before = other().await?;
+    while asked.elapsed() < OTHERS {
+        tokio::time::sleep(GLANCE).await;
+        let now = other().await?;
+        if now.is_some() && now != before {
+            return Ok(false);
+        }
+        before = now;
+    }
+    give_up(engine, why, now).await
+}
+
+/// Whether there is anything to be done for writers.
+async fn are_to_be_served(
     state: &State,
-    source: &Cluster,
-    id: MergeId,
+    merge: &ValidMerge,
+    row: &MergeRow,
     now: Timestamp,
-) -> Result<(), MergeError> {
-    // As it is now.
-    let Some(row) = state.merge(id).await? else { return Ok(()) };
-    match reason(merge, &row, now)? {
-        Some(Reason::Cutover) => {
-            let why = "not everything that it needs can be reached";
-            act::abandon(state, source, id, why, now).await?;
-            state.enter_phase(id, Phase::CuttingOver.as_str(), Phase::Synced.as_str()).await?;
-        }
-        Some(why @ (Reason::WayBack | Reason::LeftOver)) => {
-            act::lift_blocks(state, source, id, |_| true).await?;
-            tracing::info!(?why, "writes to the sources are allowed again");
-        }
-        None => {}
+) -> Result<bool, MergeError> {
+    if row.released_at.is_some() {
+        return Ok(false);
     }
-    Ok(())
+    Ok(match reason(merge, row, now)? {
+        Some(Reason::Cutover) => true,
+        Some(Reason::WayBack | Reason::LeftOver) => {
+            state.sources(row.id).await?.iter().any(|source| source.blocked_by_us)
+        }
+        None => false,
+    })
 }
 
+/// Takes the lease for a step, once it is given back or has run out. False if it is renewed: whoever has it is alive, and
+/// decides.
+async fn wait_for_step(state: &State, id: MergeId, process: &str) -> Result<bool, MergeError> {
+    let asked = Instant::now();
+    while !state.take_step(id, process, STEP_LEASE).await? {
+        if asked.elapsed() > STEP_LEASE {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(true)
+}
+
+/// What it takes to serve writers, once this process has the lease for a step.
+struct Service<'a> {
+    merge: &'a ValidMerge,
+    state: &'a State,
+    source: &'a Cluster,
+    id: MergeId,
+    process: &'a str,
+    why: &'a str,
+    now: Timestamp,
+}
+
+impl Service<'_> {
+    /// Gives the lease back afterwards. True if anything was to be done and is; `None` if the lease was lost before.
+    async fn with_lease(&self) -> Result<Option<bool>, MergeError> {
+        let served = tokio::select! {
+            served = self.serve() => served.map(Some),
+            () = lose_step(self.state, self.id, self.process) => Ok(None),
+        };
+        if let Err(error) = self.state.end_step(self.id, self.process).await {
+            tracing::debug!(%error, "the lease of a step was not given back; it runs out by itself");
+        }
+        served
+    }
+
+    /// With the lease, so that nobody else decides.
+    async fn serve(&self) -> Result<bool, MergeError> {
+        let Service { merge, state, source, id, why, now, .. } = *self;
+        // As it is now.
+        let Some(row) = state.merge(id).await? else { return Ok(false) };
+        match reason(merge, &row, now)? {
+            Some(Reason::Cutover) => {
+                act::abandon(state, source, id, why, now).await?;
+                state.enter_phase(id, Phase::CuttingOver.as_str(), Phase::Synced.as_str()).await?;
+            }
+            Some(left @ (Reason::WayBack | Reason::LeftOver)) => {
+                act::lift_blocks(state, source, id, |_| true).await?;
+                tracing::info!(why = ?left, "writes to the sources are allowed again");
+            }
+            None => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// Why writers are to be served now; `None`: they are not, or nobody knows that phase.
 fn reason(merge: &ValidMerge, row: &MergeRow, now: Timestamp) -> Result<Option<Reason>, MergeError> {
     let reason = match Phase::parse(&row.phase) {
         Some(Phase::Completed) => {
@@ -101,4 +199,104 @@ fn reason(merge: &ValidMerge, row: &MergeRow, now: Timestamp) -> Result<Option<R
         None => None,
     };
     Ok(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::merge::memo::{CutoverMemo, Memo, VerdictMemo};
+    use crate::merge::valid::test_merge;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    /// A merge in that phase; `change` gives it a memo.
+    fn row(phase: Phase, change: impl FnOnce(&mut Memo)) -> MergeRow {
+        let mut memo = Memo::default();
+        change(&mut memo);
+        MergeRow {
+            id: MergeId::nil(),
+            owner: "default/test".to_owned(),
+            destination_cluster: "uuid".to_owned(),
+            destination_index: "merged".to_owned(),
+            identity: String::new(),
+            phase: phase.as_str().to_owned(),
+            pass: 0,
+            memo: serde_json::to_value(&memo).unwrap(),
+            retry_token: String::new(),
+            started_at: now(),
+            completed_at: None,
+            phase_since: now(),
+            released_at: None,
+        }
+    }
+
+    /// An attempt that began so many seconds ago.
+    fn attempt(seconds: i64) -> impl Fn(&mut Memo) {
+        move |memo| {
+            let started_at = now().checked_sub(SignedDuration::from_secs(seconds)).ok();
+            memo.cutover = CutoverMemo { started_at, ..CutoverMemo::default() };
+        }
+    }
+
+    fn judged(positive: bool) -> VerdictMemo {
+        VerdictMemo {
+            positive,
+            collections: 1,
+            unequal: 0,
+            quarantined: 0,
+            unknown_documents: 0,
+            counted_only: false,
+            message: String::new(),
+            basis: String::new(),
+        }
+    }
+
+    fn why(merge: &ValidMerge, row: &MergeRow) -> Option<Reason> {
+        reason(merge, row, now()).unwrap()
+    }
+
+    #[test]
+    fn an_attempt_goes_on_until_it_takes_too_long_unless_nobody_goes_on_with_it() {
+        let (merge, leaving) = (test_merge(), ValidMerge { suspend: true, ..test_merge() });
+        let young = row(Phase::CuttingOver, attempt(10));
+        assert_eq!(why(&merge, &young), None);
+        assert_eq!(why(&leaving, &young), Some(Reason::Cutover));
+        let old = row(Phase::CuttingOver, attempt(3_600));
+        assert_eq!(why(&merge, &old), Some(Reason::Cutover));
+        // The verdict is there, and not the end: somebody has to come and finish it.
+        let verified = row(Phase::CuttingOver, |memo| {
+            attempt(10)(memo);
+            memo.verdict = Some(judged(true));
+        });
+        assert_eq!(why(&merge, &verified), None);
+        assert_eq!(why(&leaving, &verified), Some(Reason::Cutover));
+    }
+
+    #[test]
+    fn nothing_leads_back_from_a_destination_that_is_handed_over() {
+        let handed_over = row(Phase::CuttingOver, |memo| {
+            attempt(3_600)(memo);
+            memo.cutover.handed_over = true;
+        });
+        let leaving = ValidMerge { suspend: true, ..test_merge() };
+        assert_eq!(why(&test_merge(), &handed_over), None);
+        assert_eq!(why(&leaving, &handed_over), None);
+        assert_eq!(why(&leaving, &row(Phase::Completed, |_| ())), None);
+    }
+
+    #[test]
+    fn what_an_attempt_left_that_is_over_comes_off_in_every_phase() {
+        let negative = row(Phase::CuttingOver, |memo| {
+            attempt(10)(memo);
+            memo.verdict = Some(judged(false));
+        });
+        for row in [negative, row(Phase::CuttingOver, |_| ()), row(Phase::Synced, |_| ())] {
+            assert_eq!(why(&test_merge(), &row), Some(Reason::LeftOver), "{row:?}");
+        }
+    }
 }

@@ -41,6 +41,20 @@ impl State {
         .await
     }
 
+    /// The lease of another process: whose it is, and until when by the database's clock, in microseconds. That of a process
+    /// that died stays as it is.
+    pub async fn other_step(&self, merge: MergeId, process: &str) -> Result<Option<(String, i64)>> {
+        sqlx::query_as(
+            "SELECT stepper, (extract(epoch FROM stepper_until) * 1000000)::bigint FROM merge \
+             WHERE id = $1 AND stepper <> $2",
+        )
+        .bind(merge)
+        .bind(process)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(StateError::during("looking who makes a step"))
+    }
+
     /// Gives the lease back, if it is still that process's.
     pub async fn end_step(&self, merge: MergeId, process: &str) -> Result<()> {
         let end = sqlx::query("UPDATE merge SET stepper = NULL WHERE id = $1 AND stepper = $2");

@@ -27,7 +27,7 @@ use crate::progress::tail;
 use crate::user::User;
 
 /// How long a process may take to end by itself before it is killed.
-const GRACE: Duration = Duration::from_secs(15);
+const GRACE: Duration = Duration::from_secs(45);
 
 /// Kills the group `$1` when its standard input closes, that is when the process that started it is gone.
 const WATCHDOG: &str = r#"read -r _; kill -s KILL -- "-$1""#;
@@ -308,7 +308,7 @@ impl Process {
         )
     }
 
-    /// Ends it in order, or kills it after 15 seconds; nothing of its family is left. Fine if it doesn't run.
+    /// Ends it in order, or kills it after 45 seconds; nothing of its family is left. Fine if it doesn't run.
     pub fn stop(&self) -> Result<()> {
         let mut running = self.lock();
         if let Some(found) = running.as_mut() {

@@ -7,6 +7,9 @@ use testenv::proxy::{Announced, Fault, Gateway, Rule};
 
 use crate::stage::{SOON, Stage};
 
+/// Longer than a lease lasts, and longer than any answer is waited for.
+const STALL: Duration = Duration::from_secs(70);
+
 /// Where a fault is injected.
 #[derive(Clone, Copy)]
 enum Side {
@@ -116,4 +119,23 @@ async fn a_search_that_asked_no_shard_is_not_the_end_of_a_log() {
 async fn an_answer_that_stalls_is_waited_for() {
     let fault = Fault::HoldAnswer(Duration::from_secs(6));
     survives(Side::Destination, || Rule::new(fault.clone()).on("/_bulk").most(3), fault.clone(), 2).await;
+}
+
+/// Nobody waits for it any more when it is done, or when its answer comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bulk_that_stalls_for_longer_than_it_is_waited_for_is_sent_again_without_harm() {
+    for fault in [Fault::HoldRequest(STALL), Fault::HoldAnswer(STALL)] {
+        let stage = Stage::take().await;
+        let scene = stage.scene().await;
+        let proxy = &scene.ways.destination;
+        proxy.set(vec![Rule::new(fault.clone()).on("/_bulk").most(2)]);
+        // Held, so that the merge is not over before the stall is.
+        let program = scene.run(&Tuning { hold: true, ..Tuning::default() });
+        let felt = tokio::task::block_in_place(|| proxy.wait_for(&fault, 1, SOON));
+        assert!(felt, "the fault was not met: {}", program.output());
+        tokio::time::sleep(STALL).await;
+        scene.reaches(&["Synced"]).await;
+        scene.let_go(&program);
+        scene.ends_well(&program).await;
+    }
 }

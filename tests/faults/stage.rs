@@ -3,12 +3,16 @@
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chaos::merge::{Merge, Tuning, Ways};
 use chaos::parts::Parts;
 use chaos::program::Program;
-use demo::seed::{odd, writer::Writer};
+use demo::seed::bulk::Bulk;
+use demo::seed::odd;
+use demo::seed::random::{Random, any_seed};
+use demo::seed::writer::Writer;
+use serde_json::Value;
 use testenv::elasticsearch::Elasticsearch;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -23,11 +27,33 @@ pub struct Stage {
     _alone: MutexGuard<'static, ()>,
 }
 
+/// What the things of a scene that are random follow from.
+pub struct Seeds {
+    pub data: u64,
+    pub writer: u64,
+    pub proxies: u64,
+}
+
 /// A merge with data, an application that writes, and ways to the servers.
 pub struct Scene<'a> {
     pub merge: Merge<'a>,
     pub ways: Ways,
+    filled: odd::Model,
     writer: Option<Writer>,
+}
+
+impl Seeds {
+    /// Those of this run. They do not depend on which tests are run, nor on their order.
+    pub fn of_this_run() -> Seeds {
+        static SEED: OnceLock<u64> = OnceLock::new();
+        let seed = *SEED.get_or_init(|| match std::env::var("FAULTS_SEED") {
+            Ok(given) => given.parse().expect("FAULTS_SEED is a number"),
+            Err(_) => any_seed(),
+        });
+        eprintln!("FAULTS_SEED={seed} gives the same data, writer and proxies again");
+        let mut random = Random::new(seed);
+        Seeds { data: random.bits(), writer: random.bits(), proxies: random.bits() }
+    }
 }
 
 impl Stage {
@@ -52,12 +78,13 @@ impl Stage {
         let merge = Merge::new(&self.parts.eight, destination, &self.parts.postgres, number)
             .await
             .expect("the servers answer");
-        let options = odd::Options { documents: 10, chunks: 16, ..odd::Options::default() };
-        merge.fill(&options).await.expect("the source is filled");
+        let seeds = Seeds::of_this_run();
+        let options = odd::Options { seed: seeds.data, documents: 10, chunks: 16, ..odd::Options::default() };
+        let filled = merge.fill(&options).await.expect("the source is filled");
         // Slower than the slowest merge here copies: it must be able to catch up.
-        let writer = Some(merge.write(11, 3));
-        let ways = merge.ways(5).expect("the proxies start");
-        Scene { merge, ways, writer }
+        let writer = Some(merge.write(seeds.writer, 3));
+        let ways = merge.ways(seeds.proxies).expect("the proxies start");
+        Scene { merge, ways, filled, writer }
     }
 }
 
@@ -72,7 +99,12 @@ impl Scene<'_> {
     /// Starts a program that was held again, without the hold.
     pub fn let_go(&self, program: &Program) {
         program.stop().expect("it stops");
-        program.set_manifest(&self.merge.manifest(&self.ways, &Tuning::default())).expect("a file");
+        self.start_again(program, &Tuning::default());
+    }
+
+    /// Starts a program that was stopped again.
+    pub fn start_again(&self, program: &Program, tuning: &Tuning) {
+        program.set_manifest(&self.merge.manifest(&self.ways, tuning)).expect("a file");
         program.restart().expect("it starts");
     }
 
@@ -81,16 +113,50 @@ impl Scene<'_> {
         self.merge.reaches(phases, PATIENCE).await.expect("the merge goes on")
     }
 
-    /// Adds a chunk with this content to a source: otherwise it is like one of its neighbours.
+    /// Waits until a pass that began after this moment is copied, compared, and its deletions are followed.
+    pub async fn makes_a_whole_pass(&self) {
+        let taken =
+            "SELECT floor(extract(epoch FROM (memo->>'pass_taken_at')::timestamptz) * 1000000)::bigint
+                     FROM es_index_merge.merge";
+        let deadline = Instant::now() + PATIENCE;
+        // The pass under way may have read its ends already: the one after it has not, and is done when the next begins.
+        for _ in 0..2 {
+            let before = self.merge.number(taken).await.expect("Postgres answers");
+            while self.merge.number(taken).await.expect("Postgres answers") == before {
+                assert!(Instant::now() < deadline, "the sources are not followed");
+                // Another process follows: there is no event to wait for.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+
+    /// Adds a chunk with this content to a source.
     pub async fn poison(&self, content: &str) {
-        static NUMBER: AtomicI64 = AtomicI64::new(1_000_000);
+        let (index, chunk) = self.another_chunk(content).await;
+        let path = format!("/{index}/_doc?refresh=true");
+        self.merge.source_client.post(&path, &chunk).await.expect("it is taken");
+    }
+
+    /// Adds that many chunks to a source.
+    pub async fn burst(&self, chunks: usize) {
+        let (index, mut chunk) = self.another_chunk("one of many at once").await;
+        let mut bulk = Bulk::default();
+        for _ in 0..chunks {
+            chunk["id"] = next_chunk().into();
+            bulk.index(&index, None, &chunk.to_string());
+        }
+        bulk.send(&self.merge.source_client).await.expect("they are taken");
+    }
+
+    /// A source and a chunk for it, with this content: otherwise it is like one of its neighbours.
+    async fn another_chunk(&self, content: &str) -> (String, Value) {
         let index = self.merge.large_source().await.expect("a source");
-        let source = &self.merge.source_client;
-        let found = source.get(&format!("/{index}/_search?size=1")).await.expect("a neighbour");
+        let path = format!("/{index}/_search?size=1");
+        let found = self.merge.source_client.get(&path).await.expect("a neighbour");
         let mut chunk = found["hits"]["hits"][0]["_source"].clone();
-        chunk["id"] = NUMBER.fetch_add(1, Ordering::Relaxed).into();
+        chunk["id"] = next_chunk().into();
         chunk["content"] = content.into();
-        source.post(&format!("/{index}/_doc?refresh=true"), &chunk).await.expect("it is taken");
+        (index, chunk)
     }
 
     /// Chunks in quarantine as the server failed at them.
@@ -118,12 +184,19 @@ impl Scene<'_> {
         let status = tokio::task::block_in_place(|| program.wait(PATIENCE)).expect("it ends");
         eprintln!("{}", program.output());
         assert!(status.success(), "{}", program.output());
-        let counts = self.writer.take().expect("a writer").stop().await.expect("the writer did its work");
-        let verdict = self.merge.check().await.expect("both sides can be read");
-        assert!(verdict.is_good(), "{counts:?}\n{verdict}");
+        let written = self.writer.take().expect("a writer").stop().await.expect("the writer did its work");
+        let checked = self.merge.check(&self.filled, &written).await;
+        let verdict = checked.expect("no collection is forgotten, and both sides can be read");
+        assert!(verdict.is_good(), "{written:?}\n{verdict}");
         assert!(verdict.destination_documents > 0);
         self.merge.clean().await.expect("the servers answer");
     }
+}
+
+/// The `id` of a chunk that no other one of its document has.
+fn next_chunk() -> i64 {
+    static NUMBER: AtomicI64 = AtomicI64::new(1_000_000);
+    NUMBER.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Slow enough to be met in the phase that is meant.

@@ -136,7 +136,7 @@ async fn a_destination_that_changes_what_it_is_given_gets_a_negative_verdict_tha
     let id = there[&(scene.first_id, 7)]["_id"].as_str().unwrap().to_owned();
     assert_eq!(rows, [("Different".to_owned(), shelf.collection, id)]);
     assert!(run.output.contains("1 chunks differ after their repair"), "{run:?}");
-    assert!(!scene.sources_are_blocked().await);
+    assert!(!scene.any_source_is_blocked().await);
 }
 
 /// A document that somebody writes again has a version of its own, and still the key of the chunk that it was written from.

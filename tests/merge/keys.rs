@@ -153,14 +153,17 @@ async fn a_chunk_that_was_mended_and_is_refused_again_evens_no_counts_out() {
         .replace("maxQuarantined: 0", "maxQuarantined: 1")
         .replace("  contract:", "  verification: {mode: Counts}\n  contract:");
     let session = Session::start(&held(&counted)).await;
+    let key = (document, 50);
     break_mover(&scene, &shelf).await;
-    scene.wait_for_a_whole_pass().await;
+    let is_out = async || (!shelf.in_destination().await.contains_key(&key)).then_some(());
+    scene.wait_for("its former words to go", is_out).await;
     assert_eq!(in_quarantine(&scene).await, [("mover".to_owned(), "vector".to_owned())]);
     put_as(&scene, &shelf, "mover", Chunk(document, 50, "mended")).await;
-    scene.wait_for_a_whole_pass().await;
+    let is_back =
+        async || shelf.in_destination().await.get(&key).map(|hit| hit["_source"]["content"].clone());
+    assert_eq!(scene.wait_for("its new words", is_back).await, "mended");
     assert_eq!(in_quarantine(&scene).await, [], "it is written, and still in quarantine");
     session.stop().await;
-    assert_eq!(shelf.in_destination().await[&(document, 50)]["_source"]["content"], "mended");
     break_mover(&scene, &shelf).await;
     put_as(&scene, &shelf, "taker", Chunk(document, 51, "has the key of another one")).await;
     let run = scene.run(&counted).await;

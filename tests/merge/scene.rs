@@ -293,24 +293,34 @@ spec:
         assert!(count > 0 && quantised >= count * 8, "flat segments are left: {vectors}");
     }
 
+    /// Whether every source index refuses writes by a block.
     pub async fn sources_are_blocked(&self) -> bool {
-        let name = self.source_index().await;
-        let path = format!("/{name}/_settings/index.blocks.write?flat_settings=true");
-        let settings = self.ask_source("GET", &path).await;
-        settings[&name]["settings"]["index.blocks.write"] == json!("true")
+        self.blocks().await.into_iter().all(|is_blocked| is_blocked)
     }
 
-    /// Any source index of this scene.
-    async fn source_index(&self) -> String {
-        let listed = self.source_cluster.list("/_resolve/index/*").await.expect("a list");
+    /// Whether one does at least.
+    pub async fn any_source_is_blocked(&self) -> bool {
+        self.blocks().await.into_iter().any(|is_blocked| is_blocked)
+    }
+
+    /// Whether writers are refused by all sources, or served by all of them.
+    pub async fn writers_are_refused(&self, refused: bool) -> bool {
+        if refused { self.sources_are_blocked().await } else { !self.any_source_is_blocked().await }
+    }
+
+    /// The write blocks of the source indices of this scene.
+    async fn blocks(&self) -> Vec<bool> {
+        let settings = self.ask_source("GET", "/*/_settings/index.blocks.write?flat_settings=true").await;
         let ids: Vec<i64> =
             sqlx::query_scalar("SELECT id::bigint FROM collection").fetch_all(&self.pool).await.unwrap();
+        let listed = self.source_cluster.list("/_resolve/index/*").await.expect("a list");
         let names = listed["indices"].as_array().expect("indices").iter();
-        names
+        let names: Vec<&str> = names
             .filter_map(|index| index["name"].as_str())
-            .find(|name| name.parse().is_ok_and(|id: i64| ids.contains(&id)))
-            .expect("a source")
-            .to_owned()
+            .filter(|name| name.parse().is_ok_and(|id: i64| ids.contains(&id)))
+            .collect();
+        assert!(!names.is_empty(), "a source");
+        names.iter().map(|name| settings[name]["settings"]["index.blocks.write"] == json!("true")).collect()
     }
 
     /// Every document of an index, `_source` as bytes, by id.

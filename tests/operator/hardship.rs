@@ -25,7 +25,7 @@ fn slowly(manifest: &str) -> String {
 }
 
 /// The document of the manifest with that secret.
-fn secret(manifest: &str, name: &str) -> String {
+pub fn secret(manifest: &str, name: &str) -> String {
     let marked = format!("metadata: {{name: {name}}}");
     manifest.split("\n---\n").find(|part| part.contains(&marked)).expect("the secret").to_owned()
 }
@@ -193,7 +193,7 @@ async fn a_cutover_ends_in_time_although_a_secret_is_gone() {
     let status = operator.until_phase(NAME, "CuttingOver", SOON).await.status.unwrap();
     assert!(missing(&status), "{status:#?}");
     let until_blocked = async |wanted: bool| {
-        while operator.scene.sources_are_blocked().await != wanted {
+        while !operator.scene.writers_are_refused(wanted).await {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -213,6 +213,23 @@ async fn a_complete_merge_goes_although_nobody_knows_its_clusters_any_more() {
     operator.until_gone(NAME, SOON).await;
     assert_eq!(claims(&operator).await, 0);
     assert!(operator.scene.sources_are_blocked().await, "what was verified stays as it is");
+}
+
+/// The controller died before it could take its finalizer off.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_that_was_released_already_goes_although_nobody_knows_its_clusters_any_more() {
+    let mut operator = Operator::running(Flavor::V8, Flavor::V9).await;
+    operator.scene.fill(&odd::Options { documents: 3, chunks: 5, ..odd_data(&operator.scene) }).await;
+    operator.apply(&operator.scene.manifest(8).replace("maxLag: 5s", "hold: true")).await;
+    operator.until_reason(NAME, "CutoverHeld", PATIENCE).await;
+    operator.kill_9().await;
+    let released = "UPDATE es_index_merge.merge SET released_at = now()";
+    sqlx::query(released).execute(&mut operator.database().await).await.unwrap();
+    operator.kubectl(&["delete", "secret", "source", "destination", "-n", &operator.namespace], "").await;
+    operator.delete(NAME).await;
+    assert!(has_finalizer(&operator.get(NAME).await));
+    operator.start();
+    operator.until_gone(NAME, SOON).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

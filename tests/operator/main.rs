@@ -3,6 +3,7 @@
 //! independent checker (`demo::checker`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+mod cutover;
 mod hardship;
 #[path = "../support/kubernetes.rs"]
 mod kubernetes;
@@ -304,7 +305,7 @@ async fn deleting_the_resource_puts_everything_back() {
 
     operator.delete(NAME).await;
     operator.until_gone(NAME, Duration::from_secs(30)).await;
-    assert!(!operator.scene.sources_are_blocked().await, "writers are still refused");
+    assert!(!operator.scene.any_source_is_blocked().await, "writers are still refused");
     assert!(operator.scene.exists(&operator.scene.index).await, "the destination is retained");
     operator.scene.assert_destination_is_in_service().await;
 }
@@ -328,7 +329,7 @@ async fn a_completed_merge_is_left_alone_by_a_new_controller_and_still_obeys_its
     let obeyed = |status: &EsIndexMergeStatus| status.observed_generation == Some(2);
     let merge = operator.until(NAME, SOON, "obeyed", obeyed).await;
     assert_eq!(condition(&merge.status.unwrap(), "Ready").0, "True");
-    assert!(!operator.scene.sources_are_blocked().await, "writers are still refused");
+    assert!(!operator.scene.any_source_is_blocked().await, "writers are still refused");
 
     operator.patch(NAME, json!({ "spec": { "deletionPolicy": "DeleteDestination" } })).await;
     operator.delete(NAME).await;

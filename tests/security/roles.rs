@@ -62,7 +62,7 @@ async fn is_enough(source: Flavor, destination: Flavor) {
     // The way back needs its rights too.
     let run = scene.run(&manifest.replace("sourceWrites: Block", "sourceWrites: Allow")).await;
     assert!(run.success, "{run:?}");
-    assert!(!scene.sources_are_blocked().await);
+    assert!(!scene.any_source_is_blocked().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,9 +114,38 @@ async fn one_privilege_less_is_named_before_anything_is_changed() {
                 );
             }
             assert!(!scene.exists(&scene.index).await, "created without {name}");
-            assert!(!scene.sources_are_blocked().await, "blocked without {name}");
+            assert!(!scene.any_source_is_blocked().await, "blocked without {name}");
         }
     }
+}
+
+/// A list leaves out what may not be seen, and that is not the same as missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_may_not_be_seen_is_no_missing_one() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let model = scene.fill(&odd_data(&scene)).await;
+    let ids: Vec<i64> = model.with_index().collect();
+    let [hidden, behind, ..] = ids[..] else { panic!("{ids:?}") };
+    // That one's index is renamed, as it is when it was made anew, and the role knows nothing of it.
+    let body = json!({"aliases": {behind.to_string(): {}}});
+    assert!(scene.source().delete_index(&behind.to_string()).await.unwrap());
+    scene.source().put(&format!("/of-{behind}"), &body).await.unwrap();
+    let mut role = source_role();
+    let shown = ids.iter().filter(|id| **id != hidden).map(ToString::to_string);
+    role["indices"][0]["names"] = shown.collect::<Vec<_>>().into();
+    let manifest = manifest_with(&scene, &role, &destination_role(&scene)).await;
+    let run = scene.run(&manifest).await;
+    assert!(!run.success, "what cannot be seen is not in the destination: {run:?}");
+    for collection in [hidden, behind] {
+        let told = format!("collection {collection}: IndexHidden: ");
+        assert!(run.output.contains(&told), "{told}: {run:?}");
+    }
+    // With the whole role the verdict is about all of them.
+    role["indices"][0]["names"] = json!(["/[0-9]+/", "/of-[0-9]+/"]);
+    let manifest = manifest_with(&scene, &role, &destination_role(&scene)).await;
+    let again = manifest.replace("  contract:", "  retryToken: again\n  contract:");
+    let run = scene.run(&again).await;
+    assert!(run.success, "{run:?}");
 }
 
 /// The role of the page, and the right that the page speaks of after it.

@@ -86,6 +86,17 @@ pub struct Collection {
     pub documents: Vec<DocumentRow>,
 }
 
+impl Collection {
+    /// False where there is none, or none for certain: one that the first chunk creates needs a chunk.
+    fn has_index(&self) -> bool {
+        match self.mapping {
+            Some(Mapping::Automatic) => !self.live.is_empty(),
+            Some(Mapping::French | Mapping::Templates | Mapping::FloatVectors | Mapping::Opaque) => true,
+            None => false,
+        }
+    }
+}
+
 /// What [`fill`] left behind.
 #[derive(Debug, Clone)]
 pub struct Model {
@@ -104,6 +115,11 @@ impl Model {
             .flat_map(|collection| collection.live.values())
             .filter(|live| !live.bad)
             .count()
+    }
+
+    /// Collections that have an index for certain.
+    pub fn with_index(&self) -> impl Iterator<Item = i64> {
+        self.collections.iter().filter(|(_, collection)| collection.has_index()).map(|(&id, _)| id)
     }
 
     /// Chunks that belong into quarantine.

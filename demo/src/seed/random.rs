@@ -1,6 +1,15 @@
 //! A small deterministic generator (`SplitMix64`): the same seed gives the same data on every machine and in
 //! every release, which the `rand` crate does not promise. Not for secrets.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A seed that is another one each time, and short enough to be typed.
+#[must_use]
+pub fn any_seed() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(1, |since| u64::from(since.subsec_nanos()) ^ since.as_secs()) % 1_000_000
+}
+
 /// The generator.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
@@ -44,6 +53,13 @@ impl Random {
     pub fn pick<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
         items.get(self.below(items.len()))
     }
+
+    /// Puts `items` into another order; each is as likely as any other.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -60,5 +76,15 @@ mod tests {
             assert!((-1.0..1.0).contains(&x));
             b.signed_unit();
         }
+    }
+
+    #[test]
+    fn a_shuffle_loses_nothing_and_changes_the_order() {
+        let mut items: Vec<u32> = (0..100).collect();
+        Random::new(7).shuffle(&mut items);
+        assert!(!items.is_sorted());
+        items.sort_unstable();
+        assert!(items.into_iter().eq(0..100_u32));
+        Random::new(7).shuffle::<u32>(&mut []);
     }
 }

@@ -1,17 +1,20 @@
 //! The old application at work while a merge runs: a bounded stream of changes until it is stopped.
 //!
 //! It does what the application does, in its order: rows in Postgres first, then the index. A refusal by a write
-//! block (403) is counted and is no error: that is what cutover does to it. Collections that others delete are
-//! left out from then on. The writer works on collections of its own (with its own ids), so that the model of
-//! other data stays true; all of them have searchable `metadata.document_id`.
+//! block (403) is counted and is no error: that is what cutover does to it; one by a server that is not ready yet
+//! (503) is an outage like others. Collections that others delete are left out from then on. The writer works on
+//! collections of its own (with its own ids), so that the model of other data stays true; all of them have
+//! searchable `metadata.document_id`.
 
 // A shelf is a collection, `self` the writer: the names are near, the things are not.
 #![allow(clippy::similar_names)]
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::json;
 use tokio::sync::watch;
@@ -26,6 +29,8 @@ use crate::cluster::{Cluster, short};
 
 /// The application writes chunks in batches of this many.
 const BATCH: usize = 32;
+/// How the server names the block of `index.blocks.write`, also while it is being set.
+const WRITE_BLOCK: &str = "[FORBIDDEN/8/";
 
 /// How the writer behaves.
 #[derive(Debug, Clone)]
@@ -71,6 +76,9 @@ pub struct Counts {
     pub collections_created: u64,
     /// Collections deleted with their index.
     pub collections_deleted: u64,
+    /// Collections whose row and index were acknowledged, each with a moment after that, and which the writer did not
+    /// begin to delete. One whose creation failed in any way is not among them, whether it is there or not.
+    pub standing: BTreeMap<i64, Timestamp>,
     /// Operations that a write block refused.
     pub refused: u64,
     /// Operations that failed because a server did not do what was asked.
@@ -183,14 +191,19 @@ impl Work {
         self.next_collection += 1;
         self.tables.insert_collections(&[CollectionRow { id, name: format!("written live {id}") }]).await?;
         let body = Mapping::Templates.body(self.options.dimensions, 1).context("this mapping is explicit")?;
-        self.cluster.put(&format!("/{id}"), &body).await?;
+        let answer = self.cluster.put(&format!("/{id}"), &body).await?;
         self.counts.collections_created += 1;
+        // Else the server did not wait for the end of it.
+        if answer["acknowledged"] == true {
+            self.counts.standing.insert(id, Timestamp::now());
+        }
         self.shelves.push(Shelf { collection: id, documents: Vec::new() });
         Ok(())
     }
 
     async fn delete_collection(&mut self, at: usize) -> Result<()> {
         let shelf = self.shelves.swap_remove(at);
+        self.counts.standing.remove(&shelf.collection);
         self.tables.delete_collection(shelf.collection).await?;
         self.cluster.delete_index(&shelf.collection.to_string()).await?;
         self.counts.collections_deleted += 1;
@@ -309,7 +322,7 @@ impl Work {
         let answer = self.cluster.send(Method::POST, path, kind, Some(Bytes::from(body))).await?;
         let text = String::from_utf8_lossy(&answer.body);
         // A bulk answers 200 and says it for each item; delete_by_query answers 200 with `failures`.
-        let refused = text.contains("cluster_block_exception");
+        let refused = text.contains("cluster_block_exception") && text.contains(WRITE_BLOCK);
         let gone = text.contains("index_not_found_exception");
         if refused {
             self.counts.refused += 1;

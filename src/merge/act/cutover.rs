@@ -2,13 +2,14 @@
 //! those) come off and it is tried again later.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::sources::readable;
-use super::{blocks, destination, passes};
+use super::{blocks, destination, passes, writer_alias};
 use crate::elastic::{Cluster, IndexName, PrimaryStats};
 use crate::merge::engine::{Engine, edit_memo};
 use crate::merge::error::MergeError;
@@ -24,8 +25,13 @@ const FRESH: Duration = Duration::from_secs(5);
 /// The pause before the second attempt; doubled at each further one, at most [`CUTOVER_RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_secs(30);
 
-/// Opens an attempt.
+/// Opens an attempt. No writer is refused for the sake of a destination that is not there.
 pub(super) async fn begin(engine: &Engine, now: Timestamp) -> Result<(), MergeError> {
+    if destination::is_destination_lost(engine).await? {
+        return Err(destination::lost(engine));
+    }
+    // What a collection without an index would show may have changed.
+    engine.shown.lock().unwrap_or_else(PoisonError::into_inner).clear();
     engine
         .edit_memo(|memo| {
             memo.cutover = CutoverMemo {
@@ -171,10 +177,13 @@ async fn set_aliases(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Resu
     if aliases.is_empty() {
         return Ok(());
     }
-    engine.edit_memo(|memo| memo.cutover.handed_over = true).await?;
+    let mut was_handed_over = false;
+    engine.edit_memo(|memo| was_handed_over = std::mem::replace(&mut memo.cutover.handed_over, true)).await?;
     if let Err(error) = engine.destination.update_aliases(&json!(aliases)).await {
-        // Else the aliases may be there already, and applications may write to the destination.
-        if !error.may_pass() {
+        // Else the aliases may be there already, by this request or by one before it whose answer was lost, and
+        // applications may write to the destination: the next comparison of keys would delete that.
+        let is_refused = !error.may_pass();
+        if is_refused && (!was_handed_over || leads_no_alias_there(engine).await) {
             // Nobody is refused until somebody mends it.
             let reason = format!("spec.cutover.aliases: {error}");
             abandon(&engine.state, &engine.source, engine.id, &reason, now).await?;
@@ -182,4 +191,19 @@ async fn set_aliases(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Resu
         return Err(MergeError::Destination(error));
     }
     Ok(())
+}
+
+/// Whether no alias but that of our workers leads to the destination, for certain. Any other one counts: the spec may have
+/// named others when an earlier request was made.
+async fn leads_no_alias_there(engine: &Engine) -> bool {
+    let name = &engine.merge.destination.index;
+    let described = match engine.destination.describe(std::slice::from_ref(name)).await {
+        Ok(described) => described,
+        Err(error) => {
+            tracing::debug!(%error, "it cannot be found out which aliases lead to the destination");
+            return false;
+        }
+    };
+    let ours = writer_alias(&engine.merge);
+    described.get(name).is_none_or(|info| info.aliases.iter().all(|alias| *alias == ours))
 }

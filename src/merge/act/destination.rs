@@ -35,8 +35,13 @@ pub(super) async fn prepare(engine: &Engine, spec: &ValidMerge) -> Result<(), Me
     let memo = parse_memo(&engine.merge_row().await?)?;
     match (described.get(name), memo.destination) {
         (Some(info), Some(ours)) if ours.uuid == info.uuid.0 => {}
-        (Some(_), known) => adopt(engine, &wanted, known.is_some_and(|known| known.created)).await?,
-        (None, _) => create(engine, &wanted).await?,
+        (Some(info), known) => adopt(engine, &wanted, info, known).await?,
+        (None, known) => {
+            if !create(engine, &wanted).await? {
+                // Made in this moment, by somebody else or by a request whose answer was lost.
+                adopt(engine, &wanted, &described_now(engine).await?, known).await?;
+            }
+        }
     }
     apply_load_settings(engine).await?;
     add_writer_alias(engine).await
@@ -81,16 +86,47 @@ fn defers_graph(index_options: &Value, version: Version) -> bool {
     kind != FLAT && updatable
 }
 
-async fn create(engine: &Engine, wanted: &IndexSpec) -> Result<(), MergeError> {
+/// False if it is there already.
+async fn create(engine: &Engine, wanted: &IndexSpec) -> Result<bool, MergeError> {
     let name = &engine.merge.destination.index;
     let created =
         engine.destination.create_index(name, &index_body(wanted)).await.map_err(MergeError::Destination)?;
-    tracing::info!(index = %name, created, "the destination is created");
-    remember(engine, wanted, created).await
+    if created {
+        tracing::info!(index = %name, "the destination is created");
+        remember(engine, wanted, true).await?;
+    }
+    Ok(created)
 }
 
-/// An existing index is taken if everything in it fits; otherwise every difference is reported.
-async fn adopt(engine: &Engine, wanted: &IndexSpec, created_by_us: bool) -> Result<(), MergeError> {
+/// The destination as it is.
+pub(super) async fn described_now(engine: &Engine) -> Result<IndexInfo, MergeError> {
+    let name = &engine.merge.destination.index;
+    let described = engine.destination.describe(std::slice::from_ref(name)).await;
+    described.map_err(MergeError::Destination)?.remove(name).ok_or_else(|| lost(engine))
+}
+
+/// Claims are kept in the state database, so one with another state shows only by the alias of its workers. Each would
+/// delete what the other one copied.
+fn is_written_by_another(engine: &Engine) -> MergeError {
+    let text = format!(
+        "the index has the alias {}, so a merge with another state database writes to it; end that one first, or, if there is none any more, remove the alias",
+        writer_alias(&engine.merge)
+    );
+    let problems = vec![Problem::new("spec.destination.index.name", text)];
+    MergeError::Problems { category: MergeCategory::DestinationMismatch, problems }
+}
+
+/// An existing index is taken if everything in it fits; otherwise every difference is reported. `known`: what the memo says of
+/// one of that name.
+async fn adopt(
+    engine: &Engine,
+    wanted: &IndexSpec,
+    info: &IndexInfo,
+    known: Option<DestinationMemo>,
+) -> Result<(), MergeError> {
+    if known.is_none() && info.aliases.contains(&writer_alias(&engine.merge)) {
+        return Err(is_written_by_another(engine));
+    }
     let name = &engine.merge.destination.index;
     let mapping = engine.destination.mapping(name).await.map_err(MergeError::Destination)?;
     let settings = engine.destination.settings(name).await.map_err(MergeError::Destination)?;
@@ -105,7 +141,7 @@ async fn adopt(engine: &Engine, wanted: &IndexSpec, created_by_us: bool) -> Resu
     if let Some(version) = engine.destination.highest_version(name).await.map_err(MergeError::Destination)? {
         engine.state.raise_pass(engine.id, pass_of(version)).await?;
     }
-    remember(engine, wanted, created_by_us).await
+    remember(engine, wanted, known.is_some_and(|known| known.created)).await
 }
 
 /// Writes into the memo which index it is and what the load will change on it.
@@ -216,6 +252,8 @@ fn has_flat_vectors(info: &IndexInfo) -> bool {
 fn load_settings() -> BTreeMap<String, Value> {
     BTreeMap::from([
         ("index.number_of_replicas".to_owned(), json!(0)),
+        // Would add them again.
+        ("index.auto_expand_replicas".to_owned(), json!("false")),
         ("index.refresh_interval".to_owned(), json!("-1")),
         ("index.merge.scheduler.auto_throttle".to_owned(), json!(false)),
         ("index.gc_deletes".to_owned(), json!(GC_DELETES)),

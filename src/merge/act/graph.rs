@@ -4,11 +4,13 @@
 //! so the switch notes the largest segment generation of each shard: every searchable segment at or below
 //! that mark may still be flat, and is rewritten until there is none.
 
-mod layout;
+mod places;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
 use super::{VECTOR_FIELD, destination};
@@ -20,10 +22,15 @@ use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::memo::GraphMemo;
 use crate::merge::observe::parse_memo;
-use layout::Layout;
+use places::Place;
+
+pub(in crate::merge) use places::Places;
 
 /// How long one call may take; the merge itself goes on in the server.
 const CALL: Duration = Duration::from_secs(20);
+/// How long segments are looked for in one step, and shards at the same time.
+const WALK: Duration = Duration::from_mins(1);
+const SHARDS: usize = 8;
 /// The largest segment that the merge policy makes, and the server's default of it, in bytes.
 const MAX_SEGMENT: &str = "index.merge.policy.max_merged_segment";
 const DEFAULT_MAX_SEGMENT: u64 = 5 << 30;
@@ -77,7 +84,7 @@ pub(super) async fn rewrite(engine: &Engine) -> Result<(), MergeError> {
             "after {rounds} rewrites the shards {shards:?} of the destination still hold {flat} flat segments"
         )));
     }
-    let info = info(engine).await?;
+    let info = destination::described_now(engine).await?;
     let limit = one_segment(&info);
     if reports.iter().all(|report| shard_bytes(report) < limit) {
         join(engine, &reports, &shards).await?;
@@ -127,7 +134,10 @@ async fn expunge(
     info: &IndexInfo,
 ) -> Result<(), MergeError> {
     let name = &engine.merge.destination.index;
-    touch_flat_segments(engine, reports.to_vec(), marks).await?;
+    if !touch_flat_segments(engine, reports.to_vec(), marks).await? {
+        // What is touched must wait for the others: they would be looked for among what is rewritten already.
+        return Ok(());
+    }
     // Put back with the settings of the load.
     let before = info.settings.get(EXPUNGE_ALLOWED).cloned().unwrap_or(Value::Null);
     engine
@@ -146,50 +156,53 @@ async fn expunge(
 }
 
 /// Writes a document of each flat segment again, as it is. No request tells which documents are in which segment: see
-/// [`layout`].
+/// [`places`]. False if that takes longer than one step should; the way so far is kept.
 async fn touch_flat_segments(
     engine: &Engine,
     mut reports: Vec<SegmentReport>,
     marks: &BTreeMap<ShardNumber, u64>,
-) -> Result<(), MergeError> {
+) -> Result<bool, MergeError> {
     let name = &engine.merge.destination.index;
-    let mut layouts: BTreeMap<ShardNumber, Layout> = BTreeMap::new();
-    let most = reports.iter().map(|report| searchable(report).count()).max().unwrap_or(0);
-    // Segments are merged meanwhile, and then some of the way is gone again.
-    for _ in 0..(most * 4 + 20) {
+    let begun = Instant::now();
+    while begun.elapsed() < WALK {
         let is_untouched = |segment: &Segment| segment.deleted_docs == 0;
         let open: Vec<&SegmentReport> =
             reports.iter().filter(|report| flat_segments(report, marks).any(is_untouched)).collect();
         if open.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
-        let mut hits = Vec::with_capacity(open.len());
-        for report in open {
-            let layout = layouts.entry(report.shard).or_default();
-            let place = layout.next(report);
-            let hit = engine.destination.document_at(name, report.shard, place, whole(engine)).await;
-            match hit.map_err(MergeError::Destination)? {
-                Some(hit) => hits.push(hit),
-                None => *layout = Layout::default(),
+        let at = |report: &SegmentReport| {
+            let shard = report.shard;
+            let number = places(engine).entry(shard).or_insert_with(|| Place::first(report)).next;
+            async move {
+                let found = engine.destination.document_at(name, shard, number, whole(engine)).await;
+                found.map(|found| (shard, found)).map_err(MergeError::Destination)
             }
-        }
+        };
+        let found: Vec<(ShardNumber, Option<(u64, Hit)>)> =
+            stream::iter(open).map(at).buffer_unordered(SHARDS).try_collect().await?;
+        let hits: Vec<Hit> =
+            found.iter().filter_map(|(_, found)| found.as_ref().map(|(_, hit)| hit.clone())).collect();
         write_again(engine, &hits).await?;
         let now = segments(engine).await?;
-        for (before, now) in pairs(&reports, &now) {
-            layouts.entry(now.shard).or_default().learn(before, now);
+        for (shard, found) in found {
+            let of = |reports: &[SegmentReport]| reports.iter().find(|report| report.shard == shard).cloned();
+            let Some((before, now)) = of(&reports).zip(of(&now)) else { continue };
+            let mut places = places(engine);
+            let number = found.map(|(number, _)| number);
+            let after = places.remove(&shard).and_then(|place| place.after(number, &before, &now));
+            // The next round begins with what is there then.
+            if let Some(place) = after {
+                places.insert(shard, place);
+            }
         }
         reports = now;
     }
-    tracing::info!("some flat segments were not found yet: looked for again");
-    Ok(())
+    Ok(false)
 }
 
-/// The reports of the same shard.
-fn pairs<'a>(
-    before: &'a [SegmentReport],
-    now: &'a [SegmentReport],
-) -> impl Iterator<Item = (&'a SegmentReport, &'a SegmentReport)> {
-    now.iter().filter_map(|now| Some((before.iter().find(|before| before.shard == now.shard)?, now)))
+fn places(engine: &Engine) -> MutexGuard<'_, Places> {
+    engine.places.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How documents are read that are written again.
@@ -233,12 +246,6 @@ fn bytes(text: &str) -> Option<u64> {
     let number: f64 = digits.parse().ok().filter(|number| (1.0..1e6).contains(number))?;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Between 1 and 2^60.
     Some((number * 1024_f64.powi(power)) as u64)
-}
-
-async fn info(engine: &Engine) -> Result<IndexInfo, MergeError> {
-    let name = &engine.merge.destination.index;
-    let described = engine.destination.describe(std::slice::from_ref(name)).await;
-    described.map_err(MergeError::Destination)?.remove(name).ok_or_else(|| destination::lost(engine))
 }
 
 /// The segments as searches see them. A refresh comes first: while loading nothing refreshes, and what no search

@@ -18,6 +18,7 @@ mod twins;
 mod withheld;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicUsize;
 
 use futures::future::try_join;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -36,7 +37,7 @@ use crate::merge::valid::{SourceWrites, ValidMerge};
 use crate::state::{
     CollectionVerdict, QuarantineFilter, QuarantinedRow, ShardRow, SourceId, SourceRow, SourceState, storable,
 };
-use compare::{Compared, Comparison};
+use compare::{Compared, Comparison, MISSING};
 use documents::Documents;
 use log::{Ends, existing};
 use sides::Counted;
@@ -126,11 +127,31 @@ async fn compare_sides(
         let Some(shards) = stats.get(&index_name(source)?) else { return Ok(None) };
         counted.add(source, shards, quarantine.of(source.id));
     }
-    let doubtful: Vec<&SourceRow> = active(&stored).filter(|source| counted.is_doubtful(source)).collect();
+    let mut planned: BTreeMap<SourceId, Vec<ShardRow>> = BTreeMap::new();
+    for row in engine.state.shards(engine.id).await? {
+        planned.entry(row.source).or_default().push(row);
+    }
+    let mut doubtful = Vec::new();
+    for source in active(&stored) {
+        // What was written since the last pass may make counts agree by chance.
+        let is_whole = is_blocked || {
+            let rows = planned.get(&source.id).map_or(&[][..], Vec::as_slice);
+            let row = |now: &PrimaryStats| rows.iter().find(|row| row.shard == now.shard);
+            let now = stats.get(&index_name(source)?).map_or(&[][..], Vec::as_slice);
+            now.iter().all(|now| is_copied_whole(row(now), now))
+        };
+        if !is_whole || counted.is_doubtful(source) {
+            doubtful.push(source);
+        }
+    }
     let quiet = is_blocked.then_some(&stats);
-    let Some(compared) = compare_all(engine, pass, &doubtful, &quarantine, quiet).await? else {
+    let Some(compared) = compare_all(engine, pass, &doubtful, &planned, &quarantine, quiet).await? else {
         return Ok(None);
     };
+    if compared.iter().any(|(_, compared)| compared.has_more_unwritten) && twins.may_compare() {
+        compare_everything_again(engine).await?;
+        return Ok(None);
+    }
     let mut to_compare = Vec::new();
     for (source, compared) in compared {
         if let Some(sides) = counted.sides.get_mut(&source) {
@@ -156,6 +177,21 @@ async fn compare_sides(
     Ok(Some(counted.verdicts(&stored, &memo.without_index)))
 }
 
+/// So many documents are gone from the destination that they are not named one by one.
+async fn compare_everything_again(engine: &Engine) -> Result<(), MergeError> {
+    tracing::warn!("more than {MISSING} chunks are missing in the destination: everything is compared again");
+    engine.state.verify_again(engine.id).await?;
+    engine
+        .edit_memo(|memo| {
+            if let Some(destination) = &mut memo.destination {
+                destination.was_set_back = true;
+            }
+            memo.cutover.rechecked = Rechecked::Twins;
+        })
+        .await
+        .map(drop)
+}
+
 /// Whether a source is gone, and no other one has its collection now.
 fn is_left_over(source: &SourceRow, stored: &[SourceRow]) -> bool {
     matches!(source.state, SourceState::Gone | SourceState::Purged)
@@ -168,15 +204,12 @@ async fn compare_all(
     engine: &Engine,
     pass: i32,
     sources: &[&SourceRow],
+    planned: &BTreeMap<SourceId, Vec<ShardRow>>,
     quarantine: &Quarantine,
     quiet: Option<&Stats>,
 ) -> Result<Option<Vec<(SourceId, Compared)>>, MergeError> {
     if sources.is_empty() {
         return Ok(Some(Vec::new()));
-    }
-    let mut planned: BTreeMap<SourceId, Vec<ShardRow>> = BTreeMap::new();
-    for row in engine.state.shards(engine.id).await? {
-        planned.entry(row.source).or_default().push(row);
     }
     if quiet.is_some() {
         let names = sources.iter().map(|source| index_name(source)).collect::<Result<Vec<_>, _>>()?;
@@ -185,6 +218,7 @@ async fn compare_all(
         }
     }
     let walks = documents::walks(engine).await?;
+    let room = AtomicUsize::new(MISSING);
     let mut comparisons = Vec::with_capacity(sources.len());
     for &source in sources {
         let shards = planned.get(&source.id).map_or(&[][..], Vec::as_slice);
@@ -194,7 +228,9 @@ async fn compare_all(
         let whole = quiet.and_then(|stats| stats.get(&name)).filter(is_whole);
         let ends = whole.and_then(|stats| Ends::of(source, stats));
         let withheld = Withheld::new(quarantine.of(source.id));
-        comparisons.push(Comparison { engine, source, pass, shards, withheld, ends, walks: &walks }.run());
+        let comparison =
+            Comparison { engine, source, pass, shards, withheld, ends, walks: &walks, room: &room };
+        comparisons.push(comparison.run());
     }
     let mut running = stream::iter(comparisons).buffer_unordered(AT_ONCE);
     let mut all = Vec::with_capacity(sources.len());

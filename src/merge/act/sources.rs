@@ -5,9 +5,10 @@
 //! left alone. What was a source and is gone has its chunks taken out of the destination.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
 
 use crate::collections::CollectionRow;
-use crate::elastic::{CatalogEntry, ElasticError, IndexInfo, IndexName, MAX_WINDOW, PrimaryStats};
+use crate::elastic::{CatalogEntry, Cluster, ElasticError, IndexInfo, IndexName, MAX_WINDOW, PrimaryStats};
 use crate::merge::act::{VECTOR_FIELD, keys};
 use crate::merge::engine::Engine;
 use crate::merge::error::{MergeCategory, MergeError};
@@ -30,6 +31,27 @@ pub struct Matched {
 }
 
 impl Matched {
+    /// Collections of which no index is listed.
+    pub fn missing(&self) -> BTreeSet<i64> {
+        let missing = self.without_index.iter().filter(|(_, why)| why.reason == NoIndex::IndexMissing);
+        missing.map(|(&id, _)| id).collect()
+    }
+
+    /// Asks whether an index of these would be listed, if there were one.
+    pub async fn ask_for(
+        &mut self,
+        source: &Cluster,
+        collections: &BTreeSet<i64>,
+    ) -> Result<(), ElasticError> {
+        let names: Vec<String> = collections.iter().map(ToString::to_string).collect();
+        for name in source.hidden(&names).await? {
+            let Ok(collection) = name.parse() else { continue };
+            let message = "the source's credentials would not show its index, so nobody knows whether there is one; grant them view_index_metadata and read on it, or exclude the collection";
+            self.leave_out(collection, NoIndex::IndexHidden, message.to_owned());
+        }
+        Ok(())
+    }
+
     fn leave_out(&mut self, collection: i64, reason: NoIndex, message: String) {
         self.without_index.insert(collection, WithoutIndex { reason, message });
     }
@@ -45,7 +67,7 @@ pub fn match_sources(
     merged: &[SourceRow],
 ) -> Matched {
     let mut open = BTreeMap::new();
-    let mut aliases: BTreeMap<&str, Vec<&IndexName>> = BTreeMap::new();
+    let mut aliases: BTreeMap<&str, &[IndexName]> = BTreeMap::new();
     let mut streams = BTreeSet::new();
     for entry in catalog {
         match entry {
@@ -53,7 +75,7 @@ pub fn match_sources(
                 open.insert(name.as_str(), (name, *is_open));
             }
             CatalogEntry::Alias { name, indices } => {
-                aliases.insert(name.as_str(), indices.iter().collect());
+                aliases.insert(name.as_str(), indices);
             }
             CatalogEntry::DataStream { name, .. } => drop(streams.insert(name.as_str())),
         }
@@ -62,11 +84,12 @@ pub fn match_sources(
     let known: BTreeSet<i64> = rows.iter().map(|row| row.id).collect();
     for &collection in known.iter().filter(|&&collection| wants(collection)) {
         let name = collection.to_string();
-        let behind_alias = || match aliases.get(name.as_str()).map(Vec::as_slice) {
-            Some([single]) => open.get(single.as_str()).copied(),
+        let behind_alias = match aliases.get(name.as_str()) {
+            Some([single]) => Some(single),
             Some(_) | None => None,
         };
-        match open.get(name.as_str()).copied().or_else(behind_alias) {
+        let by_alias = || open.get(behind_alias?.as_str()).copied();
+        match open.get(name.as_str()).copied().or_else(by_alias) {
             Some((index, true)) if index != destination => {
                 matched.indices.insert(collection, index.clone());
             }
@@ -85,6 +108,13 @@ pub fn match_sources(
             None if aliases.get(name.as_str()).is_some_and(|indices| indices.len() > 1) => {
                 let message = "its id is an alias of several indices; give it one index, or exclude it";
                 matched.leave_out(collection, NoIndex::IndexAmbiguous, message.to_owned());
+            }
+            None if behind_alias.is_some() => {
+                let message = format!(
+                    "its id is an alias of {}, which the source's credentials do not show; grant them that index, or exclude the collection",
+                    behind_alias.map_or("an index", IndexName::as_str)
+                );
+                matched.leave_out(collection, NoIndex::IndexHidden, message);
             }
             None => {
                 let message = "the collection has no index; it was never filled, or its index was deleted";
@@ -147,6 +177,7 @@ pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<Option
     let catalog = engine.source.resolve().await.map_err(MergeError::Source)?;
     let before = engine.state.sources(engine.id).await?;
     let mut matched = match_sources(&rows, &catalog, |id| spec.wants(id), &spec.destination.index, &before);
+    tell_hidden_from_missing(engine, &mut matched).await?;
     let names: Vec<IndexName> = matched.indices.values().cloned().collect();
     let (stats, unreadable) =
         readable(engine.source.primary_stats(&names).await.map_err(MergeError::Source)?);
@@ -189,6 +220,18 @@ pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<Option
     };
     let is_as_before = active(&stored).count() == found.len() && found.iter().all(was_active);
     Ok(is_as_before.then_some(stats))
+}
+
+/// A list leaves out what the credentials may not see, so an index that is not in it is missing only if they would show it.
+/// Each collection is asked about once by a process, and once in each attempt to cut over.
+async fn tell_hidden_from_missing(engine: &Engine, matched: &mut Matched) -> Result<(), MergeError> {
+    let shown = || engine.shown.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut missing = matched.missing();
+    missing.retain(|id| !shown().contains(id));
+    matched.ask_for(&engine.source, &missing).await.map_err(MergeError::Source)?;
+    let still = matched.missing();
+    shown().extend(missing.into_iter().filter(|id| still.contains(id)));
+    Ok(())
 }
 
 /// What is gone is purged, so an empty world is believed only if it is the world that this merge began with.
@@ -307,6 +350,10 @@ async fn retire(
                 give_up(engine, source.id).await?;
             }
             continue;
+        }
+        if why == Some(NoIndex::IndexHidden) {
+            // Rights that are withdrawn for a moment are an error, and no reason for a verdict without it.
+            still_there(engine, source).await?;
         }
         let replaced = fresh.iter().any(|(collection, _)| *collection == source.collection_id);
         // Or not in the list, but there when asked by name: our rights may have changed. Nothing is purged.

@@ -1,16 +1,17 @@
 //! The faults: which there are, how one is drawn, injected and mended.
 //!
 //! Three lanes inject at the same time: what happens to servers, to processes, and on the network. Within a lane one
-//! fault is mended before the next one comes. Each lane draws from a generator of its own, so that what it does next
-//! does not depend on how fast the others are.
+//! fault is mended before the next one comes. Each lane draws from a deck and a generator of its own, so that what it
+//! does next does not depend on how fast the others are. The decks last for the whole run: see `deck.rs`.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use demo::seed::random::Random;
 use serde_json::json;
-use testenv::proxy::{Announced, CommitCut, ElasticProxy, Fault, Gateway, Rule};
+use testenv::proxy::{Announced, CommitCut, ElasticProxy, Fault, Gateway, PostgresProxy, Rule};
 
+use crate::deck::Deck;
 use crate::say;
 use crate::stage::{Bell, Member, Stage};
 
@@ -22,8 +23,16 @@ pub enum Lane {
     Network,
 }
 
+/// The faults of all lanes, in the order in which they come in a run.
+#[derive(Debug)]
+pub struct Decks {
+    servers: Deck<Server>,
+    processes: Deck<Process>,
+    network: Deck<Network>,
+}
+
 /// What happens to a server.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Server {
     KillSource,
     KillDestination,
@@ -36,7 +45,7 @@ enum Server {
 }
 
 /// What happens to a process.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Process {
     Kill,
     Stop,
@@ -44,43 +53,122 @@ enum Process {
 }
 
 /// What happens to what a process says and hears.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Network {
+    /// One of [`elastic_fault`].
     Elastic(usize),
     CutConnections,
     PostgresCut,
     PostgresRefuse,
     PostgresStall,
     PostgresSwallow,
-    CommitBefore,
-    CommitAfter,
+    Commits(CommitCut),
     Delay,
     Bandwidth,
 }
-
-const SERVERS: [Server; 8] = [
-    Server::KillSource,
-    Server::KillDestination,
-    Server::KillPostgres,
-    Server::PauseSource,
-    Server::PauseDestination,
-    Server::PausePostgres,
-    Server::Flood,
-    Server::Red,
-];
-const PROCESSES: [Process; 3] = [Process::Kill, Process::Stop, Process::Pause];
 
 /// How long a process is paused: longer than its leases last.
 const PAUSE: Duration = Duration::from_secs(24);
 /// The kinds of [`elastic_fault`].
 const ELASTIC: usize = 13;
+/// Commits of each process at which its connection is cut.
+const COMMITS: u64 = 2;
+
+impl Server {
+    const ALL: [Self; 8] = [
+        Self::KillSource,
+        Self::KillDestination,
+        Self::KillPostgres,
+        Self::PauseSource,
+        Self::PauseDestination,
+        Self::PausePostgres,
+        Self::Flood,
+        Self::Red,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::KillSource => "kill -9 of the source Elasticsearch",
+            Self::KillDestination => "kill -9 of the destination Elasticsearch",
+            Self::KillPostgres => "kill -9 of Postgres",
+            Self::PauseSource => "source Elasticsearch paused",
+            Self::PauseDestination => "destination Elasticsearch paused",
+            Self::PausePostgres => "Postgres paused",
+            Self::Flood => "disk-flood block on the destination",
+            Self::Red => "red index in the source",
+        }
+    }
+}
+
+impl Process {
+    const ALL: [Self; 3] = [Self::Kill, Self::Stop, Self::Pause];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill -9 of a process",
+            Self::Stop => "SIGTERM of a process",
+            Self::Pause => "process paused beyond its lease",
+        }
+    }
+}
+
+impl Network {
+    const OTHERS: [Self; 9] = [
+        Self::CutConnections,
+        Self::PostgresCut,
+        Self::PostgresRefuse,
+        Self::PostgresStall,
+        Self::PostgresSwallow,
+        Self::Commits(CommitCut::Before),
+        Self::Commits(CommitCut::After),
+        Self::Delay,
+        Self::Bandwidth,
+    ];
+
+    fn all() -> Vec<Self> {
+        (0..ELASTIC).map(Self::Elastic).chain(Self::OTHERS).collect()
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Elastic(kind) => elastic_fault(kind, Duration::ZERO).name(),
+            Self::CutConnections => "all connections to an Elasticsearch cut",
+            Self::PostgresCut => "Postgres: all connections cut",
+            Self::PostgresRefuse => "Postgres: connections refused",
+            Self::PostgresStall => "Postgres: connections stalled",
+            Self::PostgresSwallow => "Postgres: connections gone silent",
+            Self::Commits(cut) => cut.name(),
+            Self::Delay => "every answer late",
+            Self::Bandwidth => "narrow network",
+        }
+    }
+}
+
+impl Decks {
+    /// The order of a run follows from its seed.
+    pub fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        Self {
+            servers: Deck::new(Server::ALL.to_vec(), random.bits()),
+            processes: Deck::new(Process::ALL.to_vec(), random.bits()),
+            network: Deck::new(Network::all(), random.bits()),
+        }
+    }
+}
+
+/// The names of all faults.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let servers = Server::ALL.into_iter().map(Server::name);
+    let processes = Process::ALL.into_iter().map(Process::name);
+    servers.chain(processes).chain(Network::all().into_iter().map(Network::name))
+}
 
 impl Lane {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Servers, Self::Processes, Self::Network];
 
     /// Injects fault after fault until the bell rings.
-    pub fn run(self, stage: &Stage<'_>, seed: u64, bell: &Bell) -> Result<()> {
+    pub fn run(self, stage: &Stage<'_>, decks: &Decks, seed: u64, bell: &Bell) -> Result<()> {
         let mut random = Random::new(seed ^ (self as u64 + 1).wrapping_mul(0x9e37_79b9));
         loop {
             let calm = match self {
@@ -94,55 +182,57 @@ impl Lane {
             }
             let mut random = Random::new(draw);
             match self {
-                Self::Servers => server(stage, &mut random, bell)?,
-                Self::Processes => process(stage, &mut random, bell)?,
-                Self::Network => network(stage, &mut random, bell),
+                Self::Servers => play(&decks.servers, |fault| server(fault, stage, &mut random, bell))?,
+                Self::Processes => play(&decks.processes, |fault| process(fault, stage, &mut random, bell))?,
+                Self::Network => play(&decks.network, |fault| Ok(network(fault, stage, &mut random, bell)))?,
             }
         }
     }
 }
 
-fn server(stage: &Stage<'_>, random: &mut Random, bell: &Bell) -> Result<()> {
-    let fault = SERVERS[random.below(SERVERS.len())];
+/// Draws a fault and injects it, which says whether it hit anything.
+fn play<T: Copy + PartialEq>(deck: &Deck<T>, inject: impl FnOnce(T) -> Result<bool>) -> Result<()> {
+    let Some(fault) = deck.draw() else { return Ok(()) };
+    if !inject(fault)? {
+        deck.missed(fault);
+    }
+    Ok(())
+}
+
+fn server(fault: Server, stage: &Stage<'_>, random: &mut Random, bell: &Bell) -> Result<bool> {
     let lasts = Duration::from_millis(500 + random.below(9_000) as u64);
     let (source, destination) = (stage.merge.source, stage.merge.destination);
     let postgres = &stage.parts.postgres;
-    let begin = |name: &'static str| {
-        say(&format!("{name}, for {:.1} s", lasts.as_secs_f64()));
-        stage.tally.injected(name, 1);
+    let begin = || {
+        say(&format!("{}, for {:.1} s", fault.name(), lasts.as_secs_f64()));
+        stage.tally.injected(fault.name(), 1);
     };
     match fault {
         Server::KillSource | Server::KillDestination => {
-            let (server, name) = match fault {
-                Server::KillSource => (source, "kill -9 of the source Elasticsearch"),
-                _ => (destination, "kill -9 of the destination Elasticsearch"),
-            };
-            begin(name);
+            let server = if fault == Server::KillSource { source } else { destination };
+            begin();
             server.kill_9()?;
             bell.wait(lasts);
-            server.restart()
+            server.restart()?;
         }
         Server::KillPostgres => {
-            begin("kill -9 of Postgres");
+            begin();
             postgres.kill_9()?;
             bell.wait(lasts);
-            postgres.restart()
+            postgres.restart()?;
         }
         Server::PauseSource | Server::PauseDestination => {
-            let (server, name) = match fault {
-                Server::PauseSource => (source, "source Elasticsearch paused"),
-                _ => (destination, "destination Elasticsearch paused"),
-            };
-            begin(name);
+            let server = if fault == Server::PauseSource { source } else { destination };
+            begin();
             server.pause()?;
             bell.wait(lasts);
-            server.resume()
+            server.resume()?;
         }
         Server::PausePostgres => {
-            begin("Postgres paused");
+            begin();
             postgres.pause()?;
             bell.wait(lasts);
-            postgres.resume()
+            postgres.resume()?;
         }
         Server::Flood => {
             let path = format!("/{}/_settings", stage.merge.index);
@@ -150,19 +240,20 @@ fn server(stage: &Stage<'_>, random: &mut Random, bell: &Bell) -> Result<()> {
                 destination.call("PUT", &path, Some(&json!({"index.blocks.read_only_allow_delete": on})))
             };
             // Not before there is a destination.
-            if block(Some(true))?.0 == 200 {
-                begin("disk-flood block on the destination");
-                bell.wait(lasts);
-                block(None)?;
+            if block(Some(true))?.0 != 200 {
+                return Ok(false);
             }
-            Ok(())
+            begin();
+            bell.wait(lasts);
+            block(None)?;
         }
-        Server::Red => red(stage, lasts, bell),
+        Server::Red => return red(stage, lasts, bell),
     }
+    Ok(true)
 }
 
 /// A source index without an active shard, which comes back.
-fn red(stage: &Stage<'_>, lasts: Duration, bell: &Bell) -> Result<()> {
+fn red(stage: &Stage<'_>, lasts: Duration, bell: &Bell) -> Result<bool> {
     let source = stage.merge.source;
     let index = &stage.red_index;
     let away = |node: Option<&str>| {
@@ -170,9 +261,9 @@ fn red(stage: &Stage<'_>, lasts: Duration, bell: &Bell) -> Result<()> {
         source.call("PUT", &format!("/{index}/_settings"), Some(&settings))
     };
     if away(Some("nowhere"))?.0 != 200 {
-        return Ok(());
+        return Ok(false);
     }
-    let name = "red index in the source";
+    let name = Server::Red.name();
     say(&format!("{name} ({index}), for {:.1} s", lasts.as_secs_f64()));
     stage.tally.injected(name, 1);
     for step in ["_close", "_open"] {
@@ -180,58 +271,39 @@ fn red(stage: &Stage<'_>, lasts: Duration, bell: &Bell) -> Result<()> {
     }
     bell.wait(lasts);
     away(None)?;
-    Ok(())
+    Ok(true)
 }
 
-fn process(stage: &Stage<'_>, random: &mut Random, bell: &Bell) -> Result<()> {
-    let fault = PROCESSES[random.below(PROCESSES.len())];
-    let Some(member) = random.pick(&stage.members) else { return Ok(()) };
+fn process(fault: Process, stage: &Stage<'_>, random: &mut Random, bell: &Bell) -> Result<bool> {
+    let Some(member) = random.pick(&stage.members) else { return Ok(false) };
     let away = Duration::from_millis(random.below(4_000) as u64);
     let program = member.lock();
     if !program.runs() {
-        return Ok(());
+        return Ok(false);
     }
-    let begin = |name: &'static str| {
-        say(&format!("{name}: {}", member.name));
-        stage.tally.injected(name, 1);
-    };
+    say(&format!("{}: {}", fault.name(), member.name));
+    stage.tally.injected(fault.name(), 1);
     match fault {
         Process::Kill => {
-            begin("kill -9 of a process");
             program.kill_9()?;
             bell.wait(away);
-            program.restart()
+            program.restart()?;
         }
         Process::Stop => {
-            begin("SIGTERM of a process");
             program.stop()?;
             bell.wait(away);
-            program.restart()
+            program.restart()?;
         }
         Process::Pause => {
-            begin("process paused beyond its lease");
             program.pause()?;
             bell.wait(PAUSE);
-            program.resume()
+            program.resume()?;
         }
     }
+    Ok(true)
 }
 
-fn network(stage: &Stage<'_>, random: &mut Random, bell: &Bell) {
-    let fault = match random.below(ELASTIC + 9) {
-        kind if kind < ELASTIC => Network::Elastic(kind),
-        kind => match kind - ELASTIC {
-            0 => Network::CutConnections,
-            1 => Network::PostgresCut,
-            2 => Network::PostgresRefuse,
-            3 => Network::PostgresStall,
-            4 => Network::PostgresSwallow,
-            5 => Network::CommitBefore,
-            6 => Network::CommitAfter,
-            7 => Network::Delay,
-            _ => Network::Bandwidth,
-        },
-    };
+fn network(fault: Network, stage: &Stage<'_>, random: &mut Random, bell: &Bell) -> bool {
     let lasts = Duration::from_millis(1_500 + random.below(6_000) as u64);
     let share = 0.1 + random.below(60) as f64 / 100.0;
     let hit: Vec<&Member> = if random.one_in(2) {
@@ -240,95 +312,67 @@ fn network(stage: &Stage<'_>, random: &mut Random, bell: &Bell) {
         random.pick(&stage.members).into_iter().collect()
     };
     let to_source = random.one_in(2);
+    let proxies: Vec<&ElasticProxy> = hit
+        .iter()
+        .map(|member| if to_source { &*member.ways.source } else { &member.ways.destination })
+        .collect();
     let whom = match hit.as_slice() {
         [one] => one.name.clone(),
         _ => "all processes".to_owned(),
     };
-    let begin = |name: &'static str| say(&format!("{name}: {whom}, for {:.1} s", lasts.as_secs_f64()));
-    let elastic = |member: &Member, spoil: &dyn Fn(&ElasticProxy)| {
-        spoil(if to_source { &member.ways.source } else { &member.ways.destination });
-    };
-    let counted = |name: &'static str| {
-        begin(name);
-        stage.tally.injected(name, hit.len() as u64);
-    };
+    let name = fault.name();
+    say(&format!("{name}: {whom}, for {:.1} s", lasts.as_secs_f64()));
+    let counted_before = counted(&proxies, name);
+    let elastic = |spoil: &dyn Fn(&ElasticProxy)| proxies.iter().for_each(|proxy| spoil(proxy));
+    let postgres =
+        |spoil: &dyn Fn(&PostgresProxy)| hit.iter().for_each(|member| spoil(&member.ways.postgres));
     match fault {
         Network::Elastic(kind) => {
             let fault = elastic_fault(kind, lasts);
-            begin(fault.name());
-            for member in &hit {
-                elastic(member, &|proxy| proxy.set(vec![Rule::new(fault.clone()).share(share)]));
-            }
+            elastic(&|proxy| proxy.set(vec![Rule::new(fault.clone()).share(share)]));
         }
-        Network::CutConnections => {
-            counted("all connections to an Elasticsearch cut");
-            for member in &hit {
-                elastic(member, &ElasticProxy::cut_all);
-            }
-        }
-        Network::PostgresCut => {
-            counted("Postgres: all connections cut");
-            for member in &hit {
-                member.ways.postgres.cut_all();
-            }
-        }
-        Network::PostgresRefuse => {
-            counted("Postgres: connections refused");
-            for member in &hit {
-                member.ways.postgres.refuse();
-                member.ways.postgres.cut_all();
-            }
-        }
-        Network::PostgresStall => {
-            counted("Postgres: connections stalled");
-            for member in &hit {
-                member.ways.postgres.stall();
-            }
-        }
-        Network::PostgresSwallow => {
-            counted("Postgres: connections gone silent");
-            for member in &hit {
-                member.ways.postgres.swallow();
-            }
-        }
-        Network::CommitBefore => cut_commits(&hit, CommitCut::Before, stage, &begin, lasts, bell),
-        Network::CommitAfter => cut_commits(&hit, CommitCut::After, stage, &begin, lasts, bell),
+        Network::CutConnections => elastic(&ElasticProxy::cut_all),
+        Network::PostgresCut => postgres(&PostgresProxy::cut_all),
+        Network::PostgresRefuse => postgres(&|proxy| {
+            proxy.refuse();
+            proxy.cut_all();
+        }),
+        Network::PostgresStall => postgres(&PostgresProxy::stall),
+        Network::PostgresSwallow => postgres(&PostgresProxy::swallow),
+        Network::Commits(cut) => postgres(&|proxy| proxy.cut_commits(cut, COMMITS)),
         Network::Delay => {
-            counted("every answer late");
             let delay = Duration::from_millis(20 + random.below(180) as u64);
-            for member in &hit {
-                elastic(member, &|proxy| proxy.set_delay(delay));
-            }
+            elastic(&|proxy| proxy.set_delay(delay));
         }
-        Network::Bandwidth => {
-            counted("narrow network");
-            for member in &hit {
-                elastic(member, &|proxy| proxy.set_bandwidth(Some(200_000)));
-            }
-        }
+        Network::Bandwidth => elastic(&|proxy| proxy.set_bandwidth(Some(200_000))),
     }
     bell.wait(lasts);
+    let came = match fault {
+        Network::Elastic(_) => counted(&proxies, name) - counted_before,
+        Network::Commits(cut) => {
+            hit.iter().map(|member| COMMITS - member.ways.postgres.commits_left(cut)).sum::<u64>()
+        }
+        Network::CutConnections
+        | Network::PostgresCut
+        | Network::PostgresRefuse
+        | Network::PostgresStall
+        | Network::PostgresSwallow
+        | Network::Delay
+        | Network::Bandwidth => hit.len() as u64,
+    };
+    // What a proxy counts goes into the tally from there, with what comes until the rules are gone.
+    if !matches!(fault, Network::Elastic(_)) {
+        stage.tally.injected(name, came);
+    }
     for member in &hit {
         member.ways.clear();
     }
+    came > 0
 }
 
-/// Cuts at the next two commits of each, and counts those that came.
-fn cut_commits(
-    hit: &[&Member],
-    cut: CommitCut,
-    stage: &Stage<'_>,
-    begin: &dyn Fn(&'static str),
-    lasts: Duration,
-    bell: &Bell,
-) {
-    begin(cut.name());
-    for member in hit {
-        member.ways.postgres.cut_commits(cut, 2);
-    }
-    bell.wait(lasts);
-    let came = hit.iter().map(|member| 2 - member.ways.postgres.commits_left(cut)).sum();
-    stage.tally.injected(cut.name(), came);
+/// How often the proxies have injected that.
+fn counted(proxies: &[&ElasticProxy], fault: &str) -> u64 {
+    proxies.iter().filter_map(|proxy| proxy.injected().get(fault).copied()).sum()
 }
 
 fn elastic_fault(kind: usize, lasts: Duration) -> Fault {

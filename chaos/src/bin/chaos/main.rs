@@ -2,9 +2,11 @@
 //! independent checker over each.
 //!
 //! The whole schedule follows from a seed, which is printed. What is random beside it is the machine: how far a merge
-//! is when a fault comes. Exit code 0 only if nothing was lost, doubled or different, every merge ended in a positive
-//! verdict, and no process of it gave up.
+//! is when a fault comes, and whether that fault finds anything to hit. Every fault comes before any comes again, as far
+//! as the time goes. Exit code 0 only if nothing was lost, doubled or different, every merge ended in a positive verdict
+//! on every collection that was there for it, no process of it gave up, and the live writers made every kind of change.
 
+mod deck;
 mod faults;
 mod round;
 mod stage;
@@ -18,8 +20,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use chaos::parts::Parts;
 use clap::Parser;
-use demo::seed::random::Random;
+use demo::seed::random::{Random, any_seed};
 
+use faults::Decks;
 use stage::Bell;
 use tally::Tally;
 
@@ -61,12 +64,19 @@ fn chaos(arguments: &Arguments) -> Result<ExitCode> {
     let begun = Instant::now();
     runtime.spawn(end_on_signal(Arc::clone(&ended), Arc::clone(&parts)));
 
-    let tally = Tally::default();
+    let tally = Tally::new(faults::names());
     let mut random = Random::new(seed);
+    let decks = Decks::new(random.bits());
     let mut number = 0;
     while number == 0 || begun.elapsed() + ROUND < Duration::from_mins(arguments.minutes) {
-        let round =
-            round::Round { number, seed: random.bits(), binary: &binary, parts: &parts, ended: &ended };
+        let round = round::Round {
+            number,
+            seed: random.bits(),
+            binary: &binary,
+            parts: &parts,
+            decks: &decks,
+            ended: &ended,
+        };
         let result = round.run(&runtime, &tally);
         if ended.rang() {
             println!("interrupted; {tally}");
@@ -76,6 +86,9 @@ fn chaos(arguments: &Arguments) -> Result<ExitCode> {
             tally.failed(&format!("round {number}: {error:#}"));
         }
         number += 1;
+    }
+    for change in tally.never_made() {
+        tally.failed(&format!("the live writers made no {change}"));
     }
     println!("\nseed {seed}, {number} rounds, {} s\n{tally}", begun.elapsed().as_secs());
     Ok(if tally.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -108,11 +121,6 @@ fn program(arguments: &Arguments) -> Result<PathBuf> {
         None => std::env::current_exe()?.with_file_name("es-index-merge"),
     };
     program.canonicalize().with_context(|| format!("{} is not there: build it first", program.display()))
-}
-
-fn any_seed() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(1, |since| u64::from(since.subsec_nanos()) ^ since.as_secs()) % 1_000_000
 }
 
 /// One line, with the time since the start.

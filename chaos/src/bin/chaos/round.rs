@@ -10,7 +10,7 @@ use chaos::parts::Parts;
 use demo::seed::odd;
 use tokio::runtime::Runtime;
 
-use crate::faults::Lane;
+use crate::faults::{Decks, Lane};
 use crate::say;
 use crate::stage::{Bell, Stage};
 use crate::tally::Tally;
@@ -34,6 +34,7 @@ pub struct Round<'a> {
     pub seed: u64,
     pub binary: &'a Path,
     pub parts: &'a Arc<Parts>,
+    pub decks: &'a Decks,
     pub ended: &'a Arc<Bell>,
 }
 
@@ -80,6 +81,7 @@ impl Round<'_> {
         self.stir(&stage, CUTTING, 1)?;
         self.finish(runtime, &stage)?;
         let counts = runtime.block_on(writer.stop())?;
+        tally.wrote(&counts);
         say(&format!(
             "live writer: {} inserted, {} updated, {} partly, {} documents deleted, {}+{} collections created and deleted, {} refused, {} failed",
             counts.inserted,
@@ -91,7 +93,7 @@ impl Round<'_> {
             counts.refused,
             counts.failed
         ));
-        let verdict = runtime.block_on(merge.check())?;
+        let verdict = runtime.block_on(merge.check(&model, &counts))?;
         tally.checked(&verdict);
         if !verdict.is_good() {
             bail!("the checker: {verdict}");
@@ -110,7 +112,7 @@ impl Round<'_> {
                 .map(|lane| {
                     scope.spawn({
                         let over = &over;
-                        move || lane.run(stage, seed, over)
+                        move || lane.run(stage, self.decks, seed, over)
                     })
                 })
                 .into();

@@ -5,9 +5,13 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use demo::checker::Verdict;
+use demo::seed::writer::Counts;
+
+/// What a live writer does: without one of these a run shows less than it seems to.
+const CHANGES: [&str; 4] = ["insert", "update", "partial update", "deletion"];
 
 /// Sums over all rounds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tally(Mutex<Sums>);
 
 #[derive(Debug, Default)]
@@ -16,6 +20,8 @@ struct Sums {
     faults: BTreeMap<&'static str, (u64, u64)>,
     /// Of the round that goes on.
     open: BTreeMap<&'static str, u64>,
+    /// What the live writers did, in the order of [`CHANGES`].
+    changes: [u64; CHANGES.len()],
     merges: u64,
     documents: usize,
     lost: u64,
@@ -25,11 +31,30 @@ struct Sums {
 }
 
 impl Tally {
+    /// An empty one. Of these faults it also tells that they did not come.
+    pub fn new(faults: impl Iterator<Item = &'static str>) -> Self {
+        Self(Mutex::new(Sums { faults: faults.map(|fault| (fault, (0, 0))).collect(), ..Sums::default() }))
+    }
+
     /// A fault was injected so many times.
     pub fn injected(&self, fault: &'static str, times: u64) {
         if times > 0 {
             *self.lock().open.entry(fault).or_default() += times;
         }
+    }
+
+    /// What the live writer of a round did.
+    pub fn wrote(&self, counts: &Counts) {
+        let made = [counts.inserted, counts.updated, counts.partly_updated, counts.documents_deleted];
+        for (sum, times) in self.lock().changes.iter_mut().zip(made) {
+            *sum += times;
+        }
+    }
+
+    /// What no live writer did in any round.
+    pub fn never_made(&self) -> Vec<&'static str> {
+        let changes = self.lock().changes;
+        CHANGES.into_iter().zip(changes).filter(|(_, times)| *times == 0).map(|(change, _)| change).collect()
     }
 
     /// A merge ended, and this is what the checker found.
@@ -85,6 +110,8 @@ impl fmt::Display for Tally {
                 writeln!(f, "{fault:<48} {injected:>8} {survived:>8}")?;
             }
             writeln!(f, "\n{} merges, {} documents checked", sums.merges, sums.documents)?;
+            let made = CHANGES.iter().zip(sums.changes).map(|(change, times)| format!("{times} {change}s"));
+            writeln!(f, "live writers: {}", made.collect::<Vec<_>>().join(", "))?;
             writeln!(f, "lost: {}  doubled: {}  different: {}", sums.lost, sums.doubled, sums.different)?;
             for failure in &sums.failures {
                 writeln!(f, "failed: {failure}")?;

@@ -13,6 +13,8 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::documents::{self, COLLECTION_FIELD, Document, Documents};
@@ -33,8 +35,8 @@ use crate::state::{ShardRow, SourceId, SourceRow};
 const BUCKET: u64 = 500_000;
 /// Chunks whose keys are read with one request.
 const KEYS: usize = 10_000;
-/// The most missing chunks that are named; the others are when these are written.
-const MISSING: usize = 100_000;
+/// The most missing chunks that are named, of all sources together.
+pub(super) const MISSING: usize = 100_000;
 /// How long is waited until all that was under way is done, and the pause between two looks.
 const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -54,11 +56,13 @@ pub(super) struct Compared {
     pub kept: u64,
     /// Documents of the destination that were deleted.
     pub deleted: u64,
-    /// Live chunks that share their key with another one.
+    /// Live chunks that were copied and share their key with another one.
     pub shared: Vec<Place>,
-    /// Live chunks that were copied and are to be written again: there is no document with their key (of these at most
-    /// [`MISSING`]), or it was written from a chunk that lives no more.
+    /// Live chunks that were copied and are to be written again: there is no document with their key, or it was written from
+    /// a chunk that lives no more.
     pub unwritten: Vec<Place>,
+    /// Whether there was no more room for all of them.
+    pub has_more_unwritten: bool,
     /// Live chunks that are beyond what is planned, and of whose key there is no document: they are not copied yet, which
     /// they may be only where writes are allowed.
     pub later: u64,
@@ -77,6 +81,8 @@ pub(super) struct Comparison<'a> {
     pub ends: Option<Ends>,
     /// The way over the destination.
     pub walks: &'a [Walk],
+    /// How many more missing chunks may be named, of all sources together.
+    pub room: &'a AtomicUsize,
 }
 
 /// Live chunks with a key of one bucket, by where they are, except those whose document was found.
@@ -168,7 +174,8 @@ impl Comparison<'_> {
             sum.keyless = keys.keyless;
             keyless_later = keys.keyless_later;
             sum.distinct += keys.first.len() as u64;
-            sum.shared.extend(keys.shared().map(|place| self.place(place)));
+            let is_copied = |&(shard, seq_no): &_| self.is_copied(shard, seq_no);
+            sum.shared.extend(keys.shared().filter(is_copied).map(|place| self.place(place)));
             let kept = self.judge(&reading, bucket, &keys, &documents, &mut sum).await?;
             self.without_document(&keys, &kept, &mut sum);
         }
@@ -228,8 +235,10 @@ impl Comparison<'_> {
             if self.copied(keys, key).next().is_none() {
                 sum.later += keys.places(key).count() as u64;
                 sum.distinct -= 1;
-            } else if sum.unwritten.len() < MISSING {
+            } else if self.room.fetch_update(Relaxed, Relaxed, |room| room.checked_sub(1)).is_ok() {
                 sum.unwritten.extend(self.copied(keys, key).map(|place| self.place(place)));
+            } else {
+                sum.has_more_unwritten = true;
             }
         }
     }

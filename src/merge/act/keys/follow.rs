@@ -8,20 +8,21 @@
 //! it puts the source's keys in doubt, see `worker/keys.rs`.)
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicUsize;
 
 use futures::{StreamExt, stream};
 
-use super::AT_ONCE;
-use super::compare::Comparison;
+use super::compare::{Comparison, MISSING};
 use super::documents::walks;
 use super::log::readable;
 use super::withheld::{Quarantine, Withheld};
+use super::{AT_ONCE, release_what_lives_no_more};
 use crate::elastic::LogRange;
 use crate::merge::act::sources::index_name;
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::observe::active;
-use crate::state::{QuarantineFilter, ShardRow, SourceId, SourceRow, SourceState};
+use crate::state::{ShardRow, SourceId, SourceRow, SourceState};
 
 /// Counts in one request.
 const COUNTS: usize = 200;
@@ -42,13 +43,16 @@ pub async fn follow(engine: &Engine) -> Result<(), MergeError> {
     if suspects.is_empty() {
         return Ok(());
     }
-    let quarantine =
-        Quarantine::new(engine.state.quarantine_list(engine.id, &QuarantineFilter::default()).await?);
+    // What was mended while its shard was never followed before is in quarantine still.
+    let rows = release_what_lives_no_more(engine, &stored, |id| suspects.contains(&id)).await?;
+    let quarantine = Quarantine::new(rows);
     let walks = walks(engine).await?;
+    let room = AtomicUsize::new(MISSING);
     let comparison = |id: &SourceId| {
         let (source, shards) = behind.get(id)?;
         let withheld = Withheld::new(quarantine.of(*id));
-        Some(Comparison { engine, source, pass, shards, withheld, ends: None, walks: &walks }.run())
+        let ends = None;
+        Some(Comparison { engine, source, pass, shards, withheld, ends, walks: &walks, room: &room }.run())
     };
     let comparisons: Vec<_> = suspects.iter().filter_map(comparison).collect();
     let mut running = stream::iter(comparisons).buffer_unordered(AT_ONCE);

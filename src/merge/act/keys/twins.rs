@@ -27,9 +27,14 @@ impl Twins {
         Ok(retried)
     }
 
+    /// Whether that was not done in this attempt yet.
+    pub fn may_compare(&self) -> bool {
+        self.rechecked != Rechecked::Twins
+    }
+
     /// Plans the comparison of these chunks. Returns how many units that makes.
     pub async fn compare(&self, engine: &Engine, mut places: Vec<Place>) -> Result<u64, MergeError> {
-        if self.rechecked == Rechecked::Twins || places.is_empty() {
+        if !self.may_compare() || places.is_empty() {
             return Ok(0);
         }
         places.sort_unstable();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chaos::merge::Tuning;
 use testenv::proxy::{Fault, Rule};
 
-use crate::stage::{SOON, Stage, slow};
+use crate::stage::{SOON, Seeds, Stage, slow};
 
 /// Longer than a lease lasts.
 const BEYOND_THE_LEASE: Duration = Duration::from_secs(24);
@@ -61,7 +61,7 @@ async fn a_late_bulk_brings_back_no_chunk_that_was_deleted_meanwhile() {
     let deleted = scene.merge.source_client.post(&path, &query).await.expect("chunks are deleted");
     assert!(deleted["deleted"].as_u64().unwrap() > 0, "{deleted}");
 
-    let ways = scene.merge.ways_beside(&scene.ways.source, 77).expect("proxies");
+    let ways = scene.merge.ways_beside(&scene.ways.source, Seeds::of_this_run().proxies).expect("proxies");
     let binary = std::path::Path::new(env!("CARGO_BIN_EXE_es-index-merge"));
     let start = |tuning: &Tuning| {
         chaos::program::Program::start(binary, "es-index-merge", &scene.merge.manifest(&ways, tuning))
