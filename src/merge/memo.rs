@@ -213,6 +213,8 @@ pub enum Rechecked {
     Nothing,
     /// Chunks in quarantine because of what was under their key.
     Disputes,
+    /// These, and chunks whose document was missing.
+    Missing,
     /// These, and chunks that share a key.
     Twins,
 }

@@ -20,12 +20,10 @@ use super::valid::{SourceWrites, ValidMerge};
 use crate::elastic::Cluster;
 use crate::state::{MergeId, MergeRow, State};
 
-/// How often the lease for a step is asked for while somebody else has it.
+/// The pause between two looks at the lease for a step.
 const LOOK: Duration = Duration::from_millis(250);
 /// How long another process is looked for that goes on: they pause for five seconds at most while a cutover is under way.
 const OTHERS: Duration = Duration::from_secs(7);
-/// The pause between two looks: a step may be short.
-const GLANCE: Duration = Duration::from_millis(20);
 
 /// Why writers are not to be refused any more.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,16 +85,14 @@ pub(super) async fn leave(engine: &Engine, why: &str, now: Timestamp) -> Result<
     if !are_to_be_served(&engine.state, &merge, &engine.merge_row().await?, now).await? {
         return Ok(false);
     }
-    let other = async || engine.state.other_step(engine.id, &engine.process).await;
+    // This process makes none any more.
+    let last_step = engine.state.last_step(engine.id).await?;
     let asked = Instant::now();
-    let mut before = other().await?;
     while asked.elapsed() < OTHERS {
-        tokio::time::sleep(GLANCE).await;
-        let now = other().await?;
-        if now.is_some() && now != before {
+        tokio::time::sleep(LOOK).await;
+        if engine.state.last_step(engine.id).await? != last_step {
             return Ok(false);
         }
-        before = now;
     }
     give_up(engine, why, now).await
 }

@@ -41,18 +41,17 @@ impl State {
         .await
     }
 
-    /// The lease of another process: whose it is, and until when by the database's clock, in microseconds. That of a process
-    /// that died stays as it is.
-    pub async fn other_step(&self, merge: MergeId, process: &str) -> Result<Option<(String, i64)>> {
-        sqlx::query_as(
-            "SELECT stepper, (extract(epoch FROM stepper_until) * 1000000)::bigint FROM merge \
-             WHERE id = $1 AND stepper <> $2",
+    /// Until when the last lease was given, by the database's clock, in microseconds; it says so when the lease is given back
+    /// too. Each step changes it.
+    pub async fn last_step(&self, merge: MergeId) -> Result<Option<i64>> {
+        sqlx::query_scalar(
+            "SELECT (extract(epoch FROM stepper_until) * 1000000)::bigint FROM merge WHERE id = $1",
         )
         .bind(merge)
-        .bind(process)
         .fetch_optional(&self.pool)
         .await
-        .map_err(StateError::during("looking who makes a step"))
+        .map(Option::flatten)
+        .map_err(StateError::during("looking whether anybody makes steps"))
     }
 
     /// Gives the lease back, if it is still that process's.

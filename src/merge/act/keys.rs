@@ -70,7 +70,7 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge, now: Timestamp
         return Ok(());
     }
     let is_blocked = spec.cutover.source_writes == SourceWrites::Block;
-    let Some(verdicts) = compare_sides(engine, pass, stats, is_blocked).await? else {
+    let Some(verdicts) = compare_sides(engine, pass, stats, is_blocked, now).await? else {
         // The same.
         return Ok(());
     };
@@ -103,6 +103,7 @@ async fn compare_sides(
     pass: i32,
     stats: Option<Stats>,
     is_blocked: bool,
+    now: Timestamp,
 ) -> Result<Option<Vec<CollectionVerdict>>, MergeError> {
     let memo = parse_memo(&engine.merge_row().await?)?;
     let stored = engine.state.sources(engine.id).await?;
@@ -148,30 +149,31 @@ async fn compare_sides(
     let Some(compared) = compare_all(engine, pass, &doubtful, &planned, &quarantine, quiet).await? else {
         return Ok(None);
     };
-    if compared.iter().any(|(_, compared)| compared.has_more_unwritten) && twins.may_compare() {
+    if compared.iter().any(|(_, compared)| compared.has_more_unwritten) {
         compare_everything_again(engine).await?;
+        // That takes long, and nobody is refused meanwhile.
+        let why = format!(
+            "more than {MISSING} chunks are missing in the destination: everything is compared again"
+        );
+        super::cutover::abandon(&engine.state, &engine.source, engine.id, &why, now).await?;
         return Ok(None);
     }
-    let mut to_compare = Vec::new();
+    let (mut shared, mut unwritten) = (Vec::new(), Vec::new());
     for (source, compared) in compared {
         if let Some(sides) = counted.sides.get_mut(&source) {
             sides.learn(&compared);
         }
-        to_compare.extend(compared.shared);
-        to_compare.extend(compared.unwritten);
+        shared.extend(compared.shared);
+        unwritten.extend(compared.unwritten);
     }
     for source in stored.iter().filter(|source| is_left_over(source, &stored)) {
         if counted.in_destination(source) > 0 {
             purge(engine, source).await?;
         }
     }
-    let units = twins.compare(engine, to_compare).await?;
-    if units > 0 {
-        tracing::info!(
-            units,
-            "chunks that share a key or are missing are compared before the counts are believed"
-        );
-        engine.edit_memo(|memo| memo.cutover.rechecked = Rechecked::Twins).await?;
+    if twins.compare(engine, Rechecked::Missing, unwritten).await?
+        || twins.compare(engine, Rechecked::Twins, shared).await?
+    {
         return Ok(None);
     }
     Ok(Some(counted.verdicts(&stored, &memo.without_index)))
@@ -186,7 +188,6 @@ async fn compare_everything_again(engine: &Engine) -> Result<(), MergeError> {
             if let Some(destination) = &mut memo.destination {
                 destination.was_set_back = true;
             }
-            memo.cutover.rechecked = Rechecked::Twins;
         })
         .await
         .map(drop)

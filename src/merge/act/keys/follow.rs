@@ -16,7 +16,7 @@ use super::compare::{Comparison, MISSING};
 use super::documents::walks;
 use super::log::readable;
 use super::withheld::{Quarantine, Withheld};
-use super::{AT_ONCE, release_what_lives_no_more};
+use super::{AT_ONCE, compare_everything_again, release_what_lives_no_more};
 use crate::elastic::LogRange;
 use crate::merge::act::sources::index_name;
 use crate::merge::engine::Engine;
@@ -57,13 +57,14 @@ pub async fn follow(engine: &Engine) -> Result<(), MergeError> {
     let comparisons: Vec<_> = suspects.iter().filter_map(comparison).collect();
     let mut running = stream::iter(comparisons).buffer_unordered(AT_ONCE);
     // What one index refuses holds up no other.
-    let mut failed = Ok(());
+    let (mut failed, mut has_more) = (Ok(()), false);
     while let Some(done) = running.next().await {
         match done {
             Ok((id, Some(compared))) => {
                 // The twin of a deleted chunk is in the source with its own content: that must be there now. And what
                 // somebody deleted from the destination is written again.
                 engine.state.plan_recheck(engine.id, &compared.unwritten).await?;
+                has_more |= compared.has_more_unwritten;
                 if let Some((_, shards)) = behind.get(&id) {
                     engine.state.keys_checked(engine.id, shards).await?;
                 }
@@ -76,6 +77,9 @@ pub async fn follow(engine: &Engine) -> Result<(), MergeError> {
             // The others would meet the same.
             Err(error) => return Err(error),
         }
+    }
+    if has_more {
+        compare_everything_again(engine).await?;
     }
     failed
 }

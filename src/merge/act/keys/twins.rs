@@ -1,6 +1,6 @@
 //! Chunks that may have the key of another: one that came later may have replaced an earlier one that was compared
-//! before. They, and those whose document is missing, are compared once in each attempt to cut over (disputes first); then each
-//! is known to be equal to what is under its key, or is in quarantine.
+//! before. They are compared once in each attempt to cut over, after the disputes and after what was missing, which may have been
+//! written from any of those that share a key; then each is known to be equal to what is under its key, or is in quarantine.
 
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
@@ -27,18 +27,24 @@ impl Twins {
         Ok(retried)
     }
 
-    /// Whether that was not done in this attempt yet.
-    pub fn may_compare(&self) -> bool {
-        self.rechecked != Rechecked::Twins
-    }
-
-    /// Plans the comparison of these chunks. Returns how many units that makes.
-    pub async fn compare(&self, engine: &Engine, mut places: Vec<Place>) -> Result<u64, MergeError> {
-        if !self.may_compare() || places.is_empty() {
-            return Ok(0);
+    /// Plans the comparison of these chunks, unless that stage was reached before. True if there is anything to compare now.
+    pub async fn compare(
+        &self,
+        engine: &Engine,
+        stage: Rechecked,
+        mut places: Vec<Place>,
+    ) -> Result<bool, MergeError> {
+        if self.rechecked >= stage || places.is_empty() {
+            return Ok(false);
         }
         places.sort_unstable();
         places.dedup();
-        Ok(engine.state.plan_recheck(engine.id, &places).await?)
+        let units = engine.state.plan_recheck(engine.id, &places).await?;
+        if units == 0 {
+            return Ok(false);
+        }
+        tracing::info!(units, ?stage, "chunks are compared once more before the counts are believed");
+        engine.edit_memo(|memo| memo.cutover.rechecked = stage).await?;
+        Ok(true)
     }
 }
