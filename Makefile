@@ -92,9 +92,11 @@ lint: $(if $(shell command -v cargo-deny),,$(DENY)) ## Formatting, clippy, licen
 audit: $(DENY) ## Known vulnerabilities of the dependencies (fetches the list of them)
 	PATH="$(dir $(DENY)):$$PATH" cargo-deny check advisories
 
-crd: ## Write the custom resource definition again, from the Rust types
+crd: ## Write the custom resource definition and its copies again, from the Rust types
 	$(CARGO) run --quiet --bin es-index-merge -- crd > $(CRD).new
 	mv $(CRD).new $(CRD)
+	cp $(CRD) charts/es-index-merge/files/
+	cp $(CRD) deploy/crd.yaml
 
 # A minute or two to build, once: it has little to do, so it is not optimised much.
 $(DENY):
