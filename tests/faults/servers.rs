@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use chaos::merge::{Merge, Tuning};
 use chaos::parts;
-use demo::seed::odd;
+use demo::seed::{odd, writer};
 use serde_json::{Value, json};
 use testenv::elasticsearch::Flavor;
 
-use crate::stage::{PATIENCE, SOON, Seeds, Stage, slow};
+use crate::stage::{PATIENCE, SOON, Stage, slow};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_flood_block_is_waited_out_and_named() {
@@ -48,12 +48,9 @@ async fn a_server_without_room_for_bulks_is_overloaded_and_survived() {
     })
     .expect("a server");
     let merge = Merge::new(&stage.parts.eight, &tiny, &stage.parts.postgres, 900).await.expect("servers");
-    let seeds = Seeds::of_this_run();
-    let options = odd::Options { seed: seeds.data, documents: 4, chunks: 16, ..odd::Options::default() };
+    let options = odd::Options { documents: 4, chunks: 16, ..odd::Options::default() };
     let filled = merge.fill(&options).await.expect("data");
-    // Little: such a server hardly takes what is there.
-    let writer = merge.write(seeds.writer, 1);
-    let ways = merge.ways(seeds.proxies).expect("proxies");
+    let ways = merge.ways(3).expect("proxies");
     let binary = std::path::Path::new(env!("CARGO_BIN_EXE_es-index-merge"));
     let tuning = Tuning { concurrency: 8, ..Tuning::default() };
     let program = chaos::program::Program::start(binary, "es-index-merge", &merge.manifest(&ways, &tuning))
@@ -68,10 +65,10 @@ async fn a_server_without_room_for_bulks_is_overloaded_and_survived() {
         .filter_map(|node| node["indexing_pressure"]["memory"]["total"]["coordinating_rejections"].as_u64())
         .sum();
     assert!(rejections > 0, "nothing was rejected: {pressure}");
-    let written = writer.stop().await.expect("the writer did its work");
-    let checked = merge.check(&filled, &written).await;
+    // Nobody writes: such a server hardly takes what is there.
+    let checked = merge.check(&filled, &writer::Counts::default()).await;
     let verdict = checked.expect("no collection is forgotten, and both sides can be read");
-    assert!(verdict.is_good(), "{written:?}\n{verdict}");
+    assert!(verdict.is_good(), "{verdict}");
     merge.clean().await.expect("the servers answer");
 }
 
