@@ -36,6 +36,8 @@ const MAX_SEGMENT: &str = "index.merge.policy.max_merged_segment";
 const DEFAULT_MAX_SEGMENT: u64 = 5 << 30;
 /// Share of deleted documents below which a force merge that expunges them leaves a segment alone.
 const EXPUNGE_ALLOWED: &str = "index.merge.policy.expunge_deletes_allowed";
+/// Bytes in one bulk of documents that are written again.
+const BODY: usize = 8 << 10;
 /// Rounds without fewer flat segments after which they are called a failure rather than work in progress.
 const MAX_ROUNDS: u32 = 200;
 
@@ -210,17 +212,21 @@ fn whole(engine: &Engine) -> ReadLane {
     ReadLane::Source { ask_for_vectors: engine.destination.version().at_least(9, 2) }
 }
 
-/// Writes documents again as they are: same content, same version.
+/// Writes documents again as they are: same content, same version. In small bodies: a server may have room for no larger ones, and
+/// what is refused is missed by nobody but the next round.
 async fn write_again(engine: &Engine, hits: &[Hit]) -> Result<(), MergeError> {
-    let mut body = BulkBody::with_capacity(64 * 1024);
-    for hit in hits {
+    if !hits.is_empty() {
+        destination::let_workers_write(engine).await?;
+    }
+    let alias = super::writer_alias(&engine.merge);
+    let mut body = BulkBody::default();
+    for (at, hit) in hits.iter().enumerate() {
         body.begin_index(&hit.id, hit.version, BulkVersioning::ExternalGte).extend_from_slice(hit.source());
         body.end();
-    }
-    if !body.is_empty() {
-        destination::let_workers_write(engine).await?;
-        let alias = super::writer_alias(&engine.merge);
-        engine.destination.bulk(&alias, true, body).await.map_err(MergeError::Destination)?;
+        if body.bytes() >= BODY || at + 1 == hits.len() {
+            let full = std::mem::take(&mut body);
+            engine.destination.bulk(&alias, true, full).await.map_err(MergeError::Destination)?;
+        }
     }
     let names = std::slice::from_ref(&engine.merge.destination.index);
     engine.destination.refresh(names).await.map_err(MergeError::Destination)
