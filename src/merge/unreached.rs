@@ -62,7 +62,7 @@ pub(super) async fn serve_writers(
 /// The same for a merge that this process does not go on with, as if it were suspended: nothing is held then. True if anything
 /// was to be done and is.
 pub(super) async fn give_up(engine: &Engine, why: &str, now: Timestamp) -> Result<bool, MergeError> {
-    let merge = ValidMerge { suspend: true, ..ValidMerge::clone(&engine.spec()) };
+    let merge = left_alone(engine);
     let Engine { state, source, id, process, .. } = engine;
     let (id, process) = (*id, process.as_str());
     loop {
@@ -81,7 +81,7 @@ pub(super) async fn give_up(engine: &Engine, why: &str, now: Timestamp) -> Resul
 /// The same for a process that ends: others that work at the merge go on with it, and each of them asks for the lease of a step
 /// again and again.
 pub(super) async fn leave(engine: &Engine, why: &str, now: Timestamp) -> Result<bool, MergeError> {
-    let merge = ValidMerge { suspend: true, ..ValidMerge::clone(&engine.spec()) };
+    let merge = left_alone(engine);
     if !are_to_be_served(&engine.state, &merge, &engine.merge_row().await?, now).await? {
         return Ok(false);
     }
@@ -95,6 +95,11 @@ pub(super) async fn leave(engine: &Engine, why: &str, now: Timestamp) -> Result<
         }
     }
     give_up(engine, why, now).await
+}
+
+/// The merge as it is for a process that does not go on with it.
+fn left_alone(engine: &Engine) -> ValidMerge {
+    ValidMerge { suspend: true, ..ValidMerge::clone(&engine.spec()) }
 }
 
 /// Whether there is anything to be done for writers.

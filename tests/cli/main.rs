@@ -5,6 +5,9 @@
 #[path = "../security/folder.rs"]
 mod folder;
 #[allow(dead_code)] // shared with the tests of the merge itself
+#[path = "../merge/late.rs"]
+mod late;
+#[allow(dead_code)] // the same
 #[path = "../merge/scene.rs"]
 mod scene;
 #[allow(dead_code)] // the same
@@ -17,48 +20,13 @@ mod shelf;
 use std::process::Stdio;
 
 use folder::Folder;
+use late::{crawling, is_blocked, wait_for_block, with_late_chunks};
 use scene::program::ended;
 use scene::{DIMENSIONS, Flavor, Scene};
 use serde_json::json;
 use session::Session;
 use shelf::Shelf;
 use tokio::process::{Child, Command};
-
-/// Chunks that are left for the last pass.
-const LATE: i64 = 60;
-
-/// The manifest of a merge that cuts over at once, and takes that many chunks a second.
-fn crawling(scene: &Scene, per_second: u32, timeout: &str) -> String {
-    let cutover = format!(
-        "  workers: {{maxDocumentsPerSecond: {per_second}}}\n  cutover:\n    maxLag: 1h\n    timeout: {timeout}\n"
-    );
-    scene.manifest(DIMENSIONS).replace("  cutover:\n    maxLag: 5s\n", &cutover)
-}
-
-/// A merge that is in step with its source but for some late chunks, and no process.
-async fn with_late_chunks(scene: &Scene) -> Shelf<'_> {
-    let _tables = Shelf::tables(scene).await;
-    let shelf = Shelf::create(scene, scene.first_id, 1).await;
-    shelf.put_document(scene.first_id, 5, "there from the start").await;
-    let held = "  cutover:\n    hold: true\n    maxLag: 3s\n";
-    let manifest = scene.manifest(DIMENSIONS).replace("  cutover:\n    maxLag: 5s\n", held);
-    let session = Session::start(&manifest).await;
-    scene.wait_for_phase("Synced").await;
-    scene.wait_for_a_whole_pass().await;
-    session.stop().await;
-    shelf.put_document(scene.first_id + 1, LATE, "late").await;
-    shelf
-}
-
-async fn is_blocked(scene: &Scene, shelf: &Shelf<'_>) -> bool {
-    let path = format!("/{}/_settings/index.blocks.write?flat_settings=true", shelf.index);
-    let settings = scene.source_cluster.get(&path).await.unwrap();
-    settings[&shelf.index]["settings"]["index.blocks.write"] == "true"
-}
-
-async fn wait_for_block(scene: &Scene, shelf: &Shelf<'_>) {
-    scene.wait_for("the write block", async || is_blocked(scene, shelf).await.then_some(())).await;
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_is_told_to_end_in_the_cutover_serves_writers_again_and_goes_on_later() {
@@ -69,12 +37,12 @@ async fn one_that_is_told_to_end_in_the_cutover_serves_writers_again_and_goes_on
     let run = session.stop().await;
     assert!(run.output.contains("no writer of the sources is refused"), "{run:?}");
     assert!(run.output.contains("stopped at a checkpoint"), "{run:?}");
-    assert!(!is_blocked(&scene, &shelf).await, "nobody is left to end it in time");
+    assert!(!is_blocked(&scene, &shelf.index).await, "nobody is left to end it in time");
     assert_eq!(scene.phase().await.as_deref(), Some("Synced"));
     shelf.put_document(scene.first_id + 2, 3, "writers are served again").await;
     scene.completes(&scene.manifest(DIMENSIONS)).await;
     assert_eq!(shelf.in_destination().await.len(), 68);
-    assert!(is_blocked(&scene, &shelf).await, "writers were never refused");
+    assert!(is_blocked(&scene, &shelf.index).await, "writers were never refused");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +70,7 @@ async fn one_whose_destination_is_lost_in_the_cutover_ends_and_serves_writers_ag
     assert!(scene.destination_cluster.delete_index(&scene.index).await.unwrap());
     let run = session.end().await;
     assert!(!run.success && run.output.contains("is gone"), "{run:?}");
-    assert!(!is_blocked(&scene, &shelf).await, "no verdict can come any more");
+    assert!(!is_blocked(&scene, &shelf.index).await, "no verdict can come any more");
     assert_eq!(scene.phase().await.as_deref(), Some("Synced"));
     shelf.put_document(scene.first_id + 2, 3, "writers are served again").await;
 }
@@ -127,7 +95,9 @@ async fn one_whose_secrets_are_gone_ends_its_cutover_in_time_and_says_what_is_mi
     let child = start(&folder);
     wait_for_block(&scene, &shelf).await;
     folder.remove("destination", "password");
-    scene.wait_for("writers to be served", async || (!is_blocked(&scene, &shelf).await).then_some(())).await;
+    scene
+        .wait_for("writers to be served", async || (!is_blocked(&scene, &shelf.index).await).then_some(()))
+        .await;
     let pid = child.id().expect("it goes on").to_string();
     Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
     let run = ended(child).await;
@@ -163,12 +133,12 @@ async fn a_destination_that_may_be_in_use_is_not_taken_back_when_an_alias_is_ref
     session.says("change aliases: ").await;
     session.says("tried again in 4 s").await;
     assert_eq!(scene.phase().await.as_deref(), Some("CuttingOver"), "applications may write there");
-    assert!(is_blocked(&scene, &shelf).await);
+    assert!(is_blocked(&scene, &shelf.index).await);
 
     // Nothing leads there any more.
     leave(&alias).await;
     scene.wait_for_phase("Synced").await;
-    assert!(!is_blocked(&scene, &shelf).await, "writers wait for what a person has to mend");
+    assert!(!is_blocked(&scene, &shelf.index).await, "writers wait for what a person has to mend");
     assert!(destination.delete_index(&taken).await.unwrap());
     let run = session.end().await;
     assert!(run.success, "{run:?}");

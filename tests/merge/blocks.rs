@@ -2,16 +2,10 @@
 
 use serde_json::json;
 
-use crate::deletions::held;
+use crate::late::{held, is_blocked};
 use crate::scene::{DIMENSIONS, Flavor, Scene};
 use crate::session::Session;
 use crate::shelf::Shelf;
-
-pub async fn is_blocked(scene: &Scene, index: &str) -> bool {
-    let path = format!("/{index}/_settings/index.blocks.write?flat_settings=true");
-    let settings = scene.source_cluster.get(&path).await.unwrap();
-    settings[index]["settings"]["index.blocks.write"] == "true"
-}
 
 /// Intent before effect: what was to be blocked is stored, and then the process was gone.
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use demo::cluster::Method;
 use serde_json::json;
 
-use crate::deletions::held;
+use crate::late::held;
 use crate::scene::{DIMENSIONS, Flavor, Scene};
 use crate::session::Session;
 use crate::shelf::{Chunk, Shelf};

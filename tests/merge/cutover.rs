@@ -11,39 +11,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use crate::blocks::is_blocked;
-use crate::deletions::held;
+use crate::late::{crawling, held, is_blocked, wait_for_block, with_late_chunks};
 use crate::scene::{DIMENSIONS, Flavor, Scene};
 use crate::session::Session;
 use crate::shelf::Shelf;
-
-/// Chunks that are left for the last pass.
-const LATE: i64 = 60;
-
-/// The manifest of a merge that cuts over at once, and takes that many chunks a second.
-fn crawling(scene: &Scene, per_second: u32, timeout: &str) -> String {
-    let cutover = format!(
-        "  workers: {{maxDocumentsPerSecond: {per_second}}}\n  cutover:\n    maxLag: 1h\n    timeout: {timeout}\n"
-    );
-    scene.manifest(DIMENSIONS).replace("  cutover:\n    maxLag: 5s\n", &cutover)
-}
-
-/// A merge that is in step with its source but for some late chunks, and no process.
-async fn with_late_chunks(scene: &Scene) -> Shelf<'_> {
-    let _tables = Shelf::tables(scene).await;
-    let shelf = Shelf::create(scene, scene.first_id, 1).await;
-    shelf.put_document(scene.first_id, 5, "there from the start").await;
-    let session = Session::start(&held(&scene.manifest(DIMENSIONS))).await;
-    scene.wait_for_phase("Synced").await;
-    scene.wait_for_a_whole_pass().await;
-    session.stop().await;
-    shelf.put_document(scene.first_id + 1, LATE, "late").await;
-    shelf
-}
-
-async fn wait_for_block(scene: &Scene, shelf: &Shelf<'_>) {
-    scene.wait_for("the write block", async || is_blocked(scene, &shelf.index).await.then_some(())).await;
-}
 
 async fn completes(scene: &Scene, shelf: &Shelf<'_>) {
     scene.completes(&scene.manifest(DIMENSIONS)).await;
@@ -96,7 +67,8 @@ async fn one_that_is_suspended_serves_writers_again() {
     let manifest = crawling(&scene, 1, "5m");
     let session = Session::start(&manifest).await;
     wait_for_block(&scene, &shelf).await;
-    session.stop().await;
+    // One that is told to end would serve them by itself.
+    session.kill().await;
     let suspended = scene.run(&manifest.replace("spec:\n", "spec:\n  suspend: true\n")).await;
     assert!(suspended.output.contains("Suspended"), "{suspended:?}");
     assert!(!is_blocked(&scene, &shelf.index).await, "writers are refused while nobody works");

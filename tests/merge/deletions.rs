@@ -1,13 +1,9 @@
 //! Chunks are deleted, and come back, while the merge goes on.
 
+use crate::late::held;
 use crate::scene::{DIMENSIONS, Flavor, Scene};
 use crate::session::Session;
 use crate::shelf::{Chunk, Shelf};
-
-/// The merge stays `Synced`.
-pub fn held(manifest: &str) -> String {
-    manifest.replace("  cutover:\n    maxLag: 5s\n", "  cutover:\n    hold: true\n    maxLag: 3s\n")
-}
 
 /// Nothing lives in most of the log, so that windows get wide, and then everything does.
 #[tokio::test(flavor = "multi_thread")]

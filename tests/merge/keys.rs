@@ -5,7 +5,7 @@ use demo::cluster::Method;
 use demo::seed::bulk::Bulk;
 use serde_json::Value;
 
-use crate::deletions::held;
+use crate::late::held;
 use crate::scene::{DIMENSIONS, Flavor, Scene};
 use crate::session::Session;
 use crate::shelf::{Chunk, Shelf};

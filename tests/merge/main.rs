@@ -9,6 +9,7 @@ mod deletions;
 mod foreign;
 mod graph;
 mod keys;
+mod late;
 mod obstacles;
 #[allow(dead_code)] // shared with other tests
 mod scene;

@@ -5,8 +5,7 @@ use testenv::postgres::Postgres;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::blocks::is_blocked;
-use crate::deletions::held;
+use crate::late::{held, is_blocked};
 use crate::scene::{DIMENSIONS, Flavor, Scene};
 use crate::session::Session;
 use crate::shelf::Shelf;

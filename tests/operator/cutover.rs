@@ -11,7 +11,7 @@ use crate::scene::Flavor;
 use crate::{condition, has_finalizer, odd_data, write_again};
 
 /// A merge that refuses writers, with thousands of chunks to be copied at that many a second. It has five minutes.
-async fn cutting_over(per_second: u32) -> Operator {
+pub async fn cutting_over(per_second: u32) -> Operator {
     let operator = Operator::running(Flavor::V8, Flavor::V9).await;
     let model = operator.scene.fill(&odd_data(&operator.scene)).await;
     // A pass every 30 s, so that none comes between the changes below and the cutover.

@@ -283,26 +283,7 @@ async fn the_second_resource_with_the_same_destination_waits_and_says_for_whom()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deleting_the_resource_puts_everything_back() {
-    let operator = Operator::running(Flavor::V8, Flavor::V9).await;
-    let model = operator.scene.fill(&odd_data(&operator.scene)).await;
-    // A pass every 30 s, so that none comes between the changes below and the cutover.
-    operator.apply(&operator.scene.manifest(8).replace("maxLag: 5s", "maxLag: 90s\n    hold: true")).await;
-    operator.until_phase(NAME, "Synced", PATIENCE).await;
-
-    // The last pass has something to copy, and takes minutes: writers are refused as long.
-    operator.after_a_pass().await;
-    write_again(Flavor::V8, &model).await;
-    let slowly =
-        json!({ "spec": { "cutover": { "hold": false }, "workers": { "maxDocumentsPerSecond": 1 } } });
-    operator.patch(NAME, slowly).await;
-    operator.until_phase(NAME, "CuttingOver", SOON).await;
-    let blocked = async {
-        while !operator.scene.sources_are_blocked().await {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::time::timeout(SOON, blocked).await.expect("the sources are blocked");
-
+    let operator = cutover::cutting_over(1).await;
     operator.delete(NAME).await;
     operator.until_gone(NAME, Duration::from_secs(30)).await;
     assert!(!operator.scene.any_source_is_blocked().await, "writers are still refused");

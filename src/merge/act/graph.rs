@@ -91,7 +91,7 @@ pub(super) async fn rewrite(engine: &Engine) -> Result<(), MergeError> {
     if reports.iter().all(|report| shard_bytes(report) < limit) {
         join(engine, &reports, &shards).await?;
     } else {
-        expunge(engine, &reports, &marks, &info).await?;
+        expunge(engine, reports, &marks, &info).await?;
     }
     count(engine, rounds + 1, flat).await
 }
@@ -122,7 +122,7 @@ async fn join(
             hits.append(&mut sample.map_err(MergeError::Destination)?.hits);
         }
     }
-    write_again(engine, &hits).await?;
+    write_again(engine, &hits.iter().collect::<Vec<_>>()).await?;
     let merge = ForceMerge::MaxSegments { segments: 1, limit: CALL };
     engine.destination.force_merge(name, merge).await.map(drop).map_err(MergeError::Destination)
 }
@@ -131,12 +131,12 @@ async fn join(
 /// within the policy's size. The server lets go of deletions about every 30 seconds, so rounds repeat.
 async fn expunge(
     engine: &Engine,
-    reports: &[SegmentReport],
+    reports: Vec<SegmentReport>,
     marks: &BTreeMap<ShardNumber, u64>,
     info: &IndexInfo,
 ) -> Result<(), MergeError> {
     let name = &engine.merge.destination.index;
-    if !touch_flat_segments(engine, reports.to_vec(), marks).await? {
+    if !touch_flat_segments(engine, reports, marks).await? {
         // What is touched must wait for the others: they would be looked for among what is rewritten already.
         return Ok(());
     }
@@ -183,24 +183,29 @@ async fn touch_flat_segments(
         };
         let found: Vec<(ShardNumber, Option<(u64, Hit)>)> =
             stream::iter(open).map(at).buffer_unordered(SHARDS).try_collect().await?;
-        let hits: Vec<Hit> =
-            found.iter().filter_map(|(_, found)| found.as_ref().map(|(_, hit)| hit.clone())).collect();
+        let hits: Vec<&Hit> =
+            found.iter().filter_map(|(_, found)| found.as_ref().map(|(_, hit)| hit)).collect();
         write_again(engine, &hits).await?;
         let now = segments(engine).await?;
-        for (shard, found) in found {
-            let of = |reports: &[SegmentReport]| reports.iter().find(|report| report.shard == shard).cloned();
-            let Some((before, now)) = of(&reports).zip(of(&now)) else { continue };
+        for (shard, found) in &found {
+            let Some((before, now)) = report_of(&reports, *shard).zip(report_of(&now, *shard)) else {
+                continue;
+            };
             let mut places = places(engine);
-            let number = found.map(|(number, _)| number);
-            let after = places.remove(&shard).and_then(|place| place.after(number, &before, &now));
+            let number = found.as_ref().map(|(number, _)| *number);
+            let after = places.remove(shard).and_then(|place| place.after(number, before, now));
             // The next round begins with what is there then.
             if let Some(place) = after {
-                places.insert(shard, place);
+                places.insert(*shard, place);
             }
         }
         reports = now;
     }
     Ok(false)
+}
+
+fn report_of(reports: &[SegmentReport], shard: ShardNumber) -> Option<&SegmentReport> {
+    reports.iter().find(|report| report.shard == shard)
 }
 
 fn places(engine: &Engine) -> MutexGuard<'_, Places> {
@@ -214,7 +219,7 @@ fn whole(engine: &Engine) -> ReadLane {
 
 /// Writes documents again as they are: same content, same version. In small bodies: a server may have room for no larger ones, and
 /// what is refused is missed by nobody but the next round.
-async fn write_again(engine: &Engine, hits: &[Hit]) -> Result<(), MergeError> {
+async fn write_again(engine: &Engine, hits: &[&Hit]) -> Result<(), MergeError> {
     if !hits.is_empty() {
         destination::let_workers_write(engine).await?;
     }

@@ -135,12 +135,9 @@ async fn compare_sides(
     let mut doubtful = Vec::new();
     for source in active(&stored) {
         // What was written since the last pass may make counts agree by chance.
-        let is_whole = is_blocked || {
-            let rows = planned.get(&source.id).map_or(&[][..], Vec::as_slice);
-            let row = |now: &PrimaryStats| rows.iter().find(|row| row.shard == now.shard);
-            let now = stats.get(&index_name(source)?).map_or(&[][..], Vec::as_slice);
-            now.iter().all(|now| is_copied_whole(row(now), now))
-        };
+        let rows = planned.get(&source.id).map_or(&[][..], Vec::as_slice);
+        let now = stats.get(&index_name(source)?).map_or(&[][..], Vec::as_slice);
+        let is_whole = is_blocked || are_copied_whole(rows, now);
         if !is_whole || counted.is_doubtful(source) {
             doubtful.push(source);
         }
@@ -223,10 +220,8 @@ async fn compare_all(
     let mut comparisons = Vec::with_capacity(sources.len());
     for &source in sources {
         let shards = planned.get(&source.id).map_or(&[][..], Vec::as_slice);
-        let row = |now: &PrimaryStats| shards.iter().find(|row| row.shard == now.shard);
-        let is_whole = |stats: &&Vec<PrimaryStats>| stats.iter().all(|now| is_copied_whole(row(now), now));
         let name = index_name(source)?;
-        let whole = quiet.and_then(|stats| stats.get(&name)).filter(is_whole);
+        let whole = quiet.and_then(|stats| stats.get(&name)).filter(|now| are_copied_whole(shards, now));
         let ends = whole.and_then(|stats| Ends::of(source, stats));
         let withheld = Withheld::new(quarantine.of(source.id));
         let comparison =
@@ -240,6 +235,12 @@ async fn compare_all(
         all.push((source, compared));
     }
     Ok(Some(all))
+}
+
+/// Whether the shards of a source, as they are now, hold nothing that is not copied.
+fn are_copied_whole(rows: &[ShardRow], now: &[PrimaryStats]) -> bool {
+    let row = |now: &PrimaryStats| rows.iter().find(|row| row.shard == now.shard);
+    now.iter().all(|now| is_copied_whole(row(now), now))
 }
 
 /// Documents of each collection in the destination, now.
