@@ -7,19 +7,21 @@
 pub mod answers;
 pub mod chunks;
 pub mod numbers;
+pub mod requests;
 pub mod stored;
 
 /// A target's name, which is that of its folder in the corpus, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("shard_log", answers::shard_log),
     ("lookup", answers::lookup),
     ("bulk", answers::bulk),
     ("error_body", answers::error_body),
     ("statistics", answers::statistics),
     ("catalog", answers::catalog),
+    ("requests", requests::requests),
     ("chunk", chunks::contract),
     ("comparison", chunks::comparison),
     ("vector", numbers::vector),

@@ -165,6 +165,33 @@ async fn a_missing_right_is_named_and_is_not_taken_for_a_missing_column() {
 }
 
 #[tokio::test]
+async fn rows_that_a_policy_would_hide_are_an_error_and_not_an_absence() {
+    let database = with_tables(TABLES).await;
+    database.run("INSERT INTO collection (id, name) VALUES (1, 'shown'), (2, 'hidden')").await;
+    let user = database.user().await;
+    database.run(&format!("GRANT SELECT ON collection, document TO {user}")).await;
+    let url = database.url_for("postgresql", &user, "hunter2");
+    let before = Collections::connect(&url).await.unwrap();
+    assert_eq!(before.list().await.unwrap().len(), 2);
+
+    database.run("CREATE POLICY shown ON collection USING (id = 1)").await;
+    database.run("ALTER TABLE collection ENABLE ROW LEVEL SECURITY").await;
+    let of_collections = [before.list().await.unwrap_err(), Collections::connect(&url).await.unwrap_err()];
+    database.run("ALTER TABLE collection DISABLE ROW LEVEL SECURITY").await;
+    database.run("ALTER TABLE document ENABLE ROW LEVEL SECURITY").await;
+    let of_documents =
+        [before.documents(&[1]).await.unwrap_err(), Collections::connect(&url).await.unwrap_err()];
+    for error in of_collections.into_iter().chain(of_documents) {
+        assert_eq!((error.category(), error.is_transient()), (Category::Forbidden, false), "{error}");
+        assert!(error.remedy().contains("BYPASSRLS"), "{error}; {}", error.remedy());
+    }
+    assert_eq!(before.list().await.unwrap().len(), 2);
+    // Its owner sees every row.
+    assert_eq!(Collections::connect(&database.url()).await.unwrap().list().await.unwrap().len(), 2);
+    database.drop_user(&user).await;
+}
+
+#[tokio::test]
 async fn another_applications_database_is_incompatible() {
     for (tables, said) in [
         ("CREATE TABLE collection (name text)", "no column `id`"),

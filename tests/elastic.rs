@@ -9,6 +9,8 @@ mod access;
 mod admin;
 #[path = "elastic/catalog.rs"]
 mod catalog;
+#[path = "elastic/samples.rs"]
+mod samples;
 #[path = "elastic/server.rs"]
 mod server;
 #[path = "elastic/shard_log.rs"]

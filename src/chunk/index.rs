@@ -1,8 +1,8 @@
 //! The destination's settings and mappings: as they are created, and whether an index that exists
-//! already has them.
+//! already has them. One that was just created may have others: index templates add to what is asked for.
 //!
 //! What a server leaves out of its answer because it is the default is no difference; what it adds
-//! is none either, unless it changes how text is analysed.
+//! is none either, unless it changes how text is analysed, or what is kept and found of a document.
 
 use std::collections::BTreeMap;
 
@@ -92,6 +92,12 @@ pub fn differences(spec: &IndexSpec, mapping: &Value, settings: &Value) -> Vec<S
     let mut found = Vec::new();
     if let Some(fields) = wanted["mappings"]["properties"].as_object() {
         for (name, field) in fields {
+            if mapping.get("runtime").is_some_and(|runtime| runtime.get(name).is_some()) {
+                found.push(format!(
+                    "the runtime field `{name}` hides the field of that name; remove it from the mapping, \
+                     which is possible at any time"
+                ));
+            }
             match properties.get(name) {
                 None => found.push(format!(
                     "field `{name}` is not mapped, wanted {}; {CHOOSE_ANOTHER}",
@@ -102,9 +108,48 @@ pub fn differences(spec: &IndexSpec, mapping: &Value, settings: &Value) -> Vec<S
             }
         }
     }
+    if mapping.pointer("/_routing/required") == Some(&Value::Bool(true)) {
+        found.push(format!(
+            "the mapping requires a `_routing`, so nothing can be written by its id alone; {CHOOSE_ANOTHER}"
+        ));
+    }
     compare_settings(spec, settings, &mut found);
     found
 }
+
+/// What would alter or take away what is written to an index, whoever writes it: one sentence each, with what
+/// was found, why it must go and how. Empty: nothing.
+///
+/// `settings` are its explicit settings, flat or nested. All of this may be changed at any time.
+#[must_use]
+pub fn interferences(settings: &Value) -> Vec<String> {
+    let mut paths = BTreeMap::new();
+    flatten("", settings, &mut paths);
+    let explicit = |setting: &str| {
+        let value = paths.get(setting).or_else(|| paths.get(&format!("index.{setting}")))?;
+        // A template may set it to nothing.
+        (!value.is_null()).then(|| plain(value)).filter(|text| !text.is_empty())
+    };
+    let mut found = Vec::new();
+    // A bulk can leave out the pipeline that is the default, but not the final one.
+    if let Some(pipeline) = explicit("final_pipeline").filter(|pipeline| pipeline != NO_PIPELINE) {
+        found.push(format!(
+            "setting `final_pipeline` is `{pipeline}`, wanted none, as it may change what is written; \
+             set it to `{NO_PIPELINE}` until the merge is complete"
+        ));
+    }
+    if let Some(policy) = explicit("lifecycle.name") {
+        found.push(format!(
+            "setting `lifecycle.name` is `{policy}`, wanted none, as that policy may delete the index, replace it \
+             or block its writes; take it off (`POST INDEX/_ilm/remove`) until the merge is complete, and for \
+             good if it deletes what is needed"
+        ));
+    }
+    found
+}
+
+/// The name that stands for no pipeline.
+const NO_PIPELINE: &str = "_none";
 
 /// The least `index.max_result_window`: as many documents are asked for at once. It is the server's default.
 const RESULT_WINDOW: u32 = 10_000;

@@ -3,7 +3,7 @@
 //! [`address`] says where a chunk goes; [`parse`] takes it as a source gives it and checks all of
 //! it; [`Parsed::write`] appends the destination's document; [`compare`] says whether a document
 //! read back is that one;
-//! [`index_body`] and [`differences`] create or judge the destination itself.
+//! [`index_body`], [`differences`] and [`interferences`] create or judge the destination itself.
 //!
 //! Invariants:
 //! - **Deterministic.** The same chunk and the same facts from the application's database give the
@@ -40,7 +40,7 @@ use jiff::Timestamp;
 pub use self::{
     compare::{Actual, Difference, compare},
     contract::{Contract, Language, UnknownName},
-    index::{IndexSpec, differences, index_body},
+    index::{IndexSpec, differences, index_body, interferences},
     parsed::{Address, Parsed, address, key_of, parse},
     refusal::{Cuts, Refusal, RefusalClass},
     vector::VectorForm,

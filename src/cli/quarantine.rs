@@ -139,15 +139,18 @@ async fn show(job: Job, collection: i64, chunk_id: &str) -> anyhow::Result<ExitC
         for row in rows.iter().filter(|row| row.chunk_id == chunk_id) {
             found = true;
             let destination = row.destination_id.as_deref().unwrap_or("(it has no key)");
-            writeln!(out, "collection   {}", row.collection_id)?;
+            writeln!(out, "collection   {}, index {}", row.collection_id, row.index_name)?;
             writeln!(out, "chunk        {}", row.chunk_id)?;
             writeln!(out, "destination  {destination}")?;
             writeln!(out, "shard        {}, sequence number {}", row.shard, row.seq_no)?;
             writeln!(out, "class        {}", row.class)?;
             writeln!(out, "reason       {}", row.reason)?;
             writeln!(out, "seen         {}", row.seen_at)?;
-            writeln!(out, "original     {} bytes", row.bytes)?;
-            out.write_all(&original(&state, &merge, row).await?)?;
+            match row.bytes {
+                Some(bytes) => writeln!(out, "original     {bytes} bytes")?,
+                None => writeln!(out, "original     in the index {} only, under that _id", row.index_name)?,
+            }
+            out.write_all(&original(&state, &merge, row).await?.unwrap_or_default())?;
             writeln!(out)?;
         }
         Ok(())
@@ -171,7 +174,7 @@ async fn export(job: Job, filter: QuarantineFilter, to: Option<PathBuf>) -> anyh
     for_each_page(&state, &merge, &filter, async |rows| {
         for row in rows {
             let bytes = original(&state, &merge, row).await?;
-            serde_json::to_writer(&mut out, &Exported::new(row, &bytes))?;
+            serde_json::to_writer(&mut out, &Exported::new(row, bytes.as_deref()))?;
             writeln!(out)?;
         }
         Ok(())
@@ -232,9 +235,9 @@ async fn for_each_page(
     }
 }
 
-/// The `_source` as it was read; empty if the chunk left the quarantine meanwhile.
-async fn original(state: &State, merge: &MergeRow, row: &QuarantinedRow) -> anyhow::Result<Vec<u8>> {
-    Ok(state.quarantine_original(merge.id, row).await.map_err(told)?.unwrap_or_default())
+/// The chunk as it was read; `None` where that is not stored, or the chunk left the quarantine meanwhile.
+async fn original(state: &State, merge: &MergeRow, row: &QuarantinedRow) -> anyhow::Result<Option<Vec<u8>>> {
+    state.quarantine_original(merge.id, row).await.map_err(told)
 }
 
 #[allow(clippy::needless_pass_by_value)] // as `map_err` wants it
@@ -271,6 +274,7 @@ fn line(row: &QuarantinedRow) -> String {
 #[derive(Serialize)]
 struct Listed<'a> {
     collection: i64,
+    index: &'a str,
     chunk_id: &'a str,
     destination_id: Option<&'a str>,
     shard: i32,
@@ -278,13 +282,14 @@ struct Listed<'a> {
     class: &'a str,
     reason: &'a str,
     seen_at: String,
-    bytes: i64,
+    bytes: Option<i64>,
 }
 
 impl<'a> From<&'a QuarantinedRow> for Listed<'a> {
     fn from(row: &'a QuarantinedRow) -> Self {
         Self {
             collection: row.collection_id,
+            index: &row.index_name,
             chunk_id: &row.chunk_id,
             destination_id: row.destination_id.as_deref(),
             shard: row.shard,
@@ -297,7 +302,8 @@ impl<'a> From<&'a QuarantinedRow> for Listed<'a> {
     }
 }
 
-/// A line of the export: `original` where the bytes are JSON, `original_base64` where they are not.
+/// A line of the export: `original` where the bytes are JSON, `original_base64` where they are not, neither where they are in
+/// the source's index only.
 #[derive(Serialize)]
 struct Exported<'a> {
     #[serde(flatten)]
@@ -309,10 +315,10 @@ struct Exported<'a> {
 }
 
 impl<'a> Exported<'a> {
-    fn new(row: &'a QuarantinedRow, bytes: &[u8]) -> Self {
-        let original = one_line(bytes);
-        let original_base64 =
-            original.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(bytes));
+    fn new(row: &'a QuarantinedRow, bytes: Option<&[u8]>) -> Self {
+        let original = bytes.and_then(one_line);
+        let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+        let original_base64 = bytes.filter(|_| original.is_none()).map(encode);
         Self { listed: row.into(), original, original_base64 }
     }
 }
@@ -337,6 +343,7 @@ mod tests {
     fn row() -> QuarantinedRow {
         QuarantinedRow {
             source: 1,
+            index_name: "7".to_owned(),
             shard: 0,
             collection_id: 7,
             chunk_id: "a".to_owned(),
@@ -344,22 +351,21 @@ mod tests {
             seq_no: 3,
             class: "vector".to_owned(),
             reason: "é".repeat(SHORT + 1),
-            bytes: 4,
+            bytes: Some(4),
             seen_at: jiff::Timestamp::UNIX_EPOCH,
         }
     }
 
     fn exported(bytes: &[u8]) -> String {
-        serde_json::to_string(&Exported::new(&row(), bytes)).unwrap()
+        serde_json::to_string(&Exported::new(&row(), Some(bytes))).unwrap()
     }
 
     #[test]
     fn an_original_is_exported_as_it_was_written_and_on_one_line() {
         let line = exported(b"{\n \"embedding\":[0.10000000000000000001, 1e5]\r\n}");
         assert!(line.contains(r#""original":{  "embedding":[0.10000000000000000001, 1e5]  }"#), "{line}");
-        assert!(
-            line.starts_with(r#"{"collection":7,"chunk_id":"a","destination_id":null,"shard":0,"seq_no":3"#)
-        );
+        let start = r#"{"collection":7,"index":"7","chunk_id":"a","destination_id":null,"shard":0,"#;
+        assert!(line.starts_with(start), "{line}");
         assert!(!line.contains('\n') && !line.contains("base64"), "{line}");
     }
 
@@ -370,6 +376,13 @@ mod tests {
             let encoded = base64::engine::general_purpose::STANDARD.encode(bytes);
             assert!(line.ends_with(&format!(r#""original_base64":"{encoded}"}}"#)), "{line}");
         }
+    }
+
+    #[test]
+    fn what_is_not_stored_is_exported_with_the_index_that_has_it() {
+        let row = QuarantinedRow { bytes: None, ..row() };
+        let line = serde_json::to_string(&Exported::new(&row, None)).unwrap();
+        assert!(line.contains(r#""index":"7""#) && line.ends_with(r#""bytes":null}"#), "{line}");
     }
 
     #[test]

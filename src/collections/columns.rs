@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::error::SEEING_EVERY_ROW;
 use super::{CollectionsError, Result};
 use crate::postgres::{Category, Failure, Pool};
 
@@ -49,6 +50,8 @@ impl Layout {
 struct Column {
     type_name: String,
     readable: bool,
+    /// A policy of its table keeps rows from the user.
+    filtered: bool,
 }
 
 type Table = BTreeMap<String, Column>;
@@ -56,13 +59,13 @@ type Table = BTreeMap<String, Column>;
 /// Asks the catalog (not `information_schema`, which hides what the user may not read, so that a missing
 /// right would look like a missing table).
 pub(super) async fn look_up(pool: &Pool) -> Result<Layout> {
-    let rows: Vec<(String, String, String, bool)> = sqlx::query_as(include_str!("columns.sql"))
+    let rows: Vec<(String, String, String, bool, bool)> = sqlx::query_as(include_str!("columns.sql"))
         .fetch_all(pool)
         .await
         .map_err(CollectionsError::during(DOING))?;
     let mut tables: BTreeMap<String, Table> = BTreeMap::new();
-    for (table, column, type_name, readable) in rows {
-        tables.entry(table).or_default().insert(column, Column { type_name, readable });
+    for (table, column, type_name, readable, filtered) in rows {
+        tables.entry(table).or_default().insert(column, Column { type_name, readable, filtered });
     }
     Ok(lay_out(tables.get("collection"), tables.get("document"))?)
 }
@@ -132,16 +135,25 @@ fn is_one_of(column: &Column, types: &[&str]) -> bool {
     types.contains(&column.type_name.as_str())
 }
 
+/// An error if not all of the column may be read.
 fn readable(table: &str, column: &str, found: &Column) -> std::result::Result<(), Failure> {
-    if found.readable {
-        return Ok(());
+    if !found.readable {
+        return Err(Failure::known(
+            Category::Forbidden,
+            DOING,
+            format!("the user may not read column `{column}` of table `{table}`"),
+            format!("let an administrator run: GRANT SELECT ON {table} TO <the user of the URL>"),
+        ));
     }
-    Err(Failure::known(
-        Category::Forbidden,
-        DOING,
-        format!("the user may not read column `{column}` of table `{table}`"),
-        format!("let an administrator run: GRANT SELECT ON {table} TO <the user of the URL>"),
-    ))
+    if found.filtered {
+        return Err(Failure::known(
+            Category::Forbidden,
+            DOING,
+            format!("a row-level security policy of table `{table}` would hide rows from the user"),
+            SEEING_EVERY_ROW,
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -153,7 +165,8 @@ mod tests {
         columns
             .iter()
             .map(|(name, kind)| {
-                ((*name).to_owned(), Column { type_name: (*kind).to_owned(), readable: true })
+                let type_name = (*kind).to_owned();
+                ((*name).to_owned(), Column { type_name, readable: true, filtered: false })
             })
             .collect()
     }
@@ -189,5 +202,14 @@ mod tests {
         let failure = lay_out(Some(&table(&[("id", "int4")])), Some(&document)).unwrap_err();
         assert_eq!(failure.category(), Category::Forbidden);
         assert!(failure.remedy().contains("GRANT SELECT ON document"));
+    }
+
+    #[test]
+    fn a_table_whose_rows_a_policy_hides_is_an_error_and_not_a_shorter_one() {
+        let mut collection = table(&[("id", "int4")]);
+        collection.get_mut("id").unwrap().filtered = true;
+        let failure = lay_out(Some(&collection), None).unwrap_err();
+        assert_eq!(failure.category(), Category::Forbidden);
+        assert!(failure.remedy().contains("BYPASSRLS"));
     }
 }

@@ -1,9 +1,11 @@
--- The columns of the two tables, as the user's search_path resolves them, and whether the user may read them.
+-- The columns of the two tables, as the user's search_path resolves them, whether the user may read them, and whether a policy
+-- would keep rows from the user.
 -- Domains (a varchar with a check, say) count as what they are made of.
 SELECT wanted.name::text AS table_name,
        a.attname::text AS column_name,
        coalesce(base.typname, t.typname)::text AS type_name,
-       has_column_privilege(a.attrelid, a.attnum, 'SELECT') AS readable
+       has_column_privilege(a.attrelid, a.attnum, 'SELECT') AS readable,
+       row_security_active(a.attrelid) AS filtered
 FROM unnest(ARRAY['collection', 'document']) AS wanted (name)
 JOIN pg_catalog.pg_attribute a ON a.attrelid = to_regclass(wanted.name)
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid

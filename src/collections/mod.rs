@@ -3,7 +3,8 @@
 //! Read only: every session is set to refuse writes, and the user of the URL needs `SELECT` on two tables.
 //! Releases of the application differ in columns, so they are looked up once, at [`Collections::connect`]:
 //! `collection.id` is needed, everything else is taken where it exists. A table or column that exists but may
-//! not be read is an error and not an absence: names and dates would silently be lost.
+//! not be read is an error and not an absence: names and dates would silently be lost. So is a table of which a policy hides
+//! rows: collections would be taken for deleted.
 //!
 //! On failure: nothing is tried again in here; a [`CollectionsError`] says its [`Category`], whether the same
 //! call may succeed later, and what to do.

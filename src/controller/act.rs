@@ -12,7 +12,9 @@ use super::{
     secrets::NamespaceSecrets,
     write,
 };
-use crate::merge::{Connected, Engine, MergeCategory, Next, Report, UNITS_FAILING, ValidMerge, secrets};
+use crate::merge::{
+    Connected, Engine, MergeCategory, MergeError, Next, Report, UNITS_FAILING, ValidMerge, secrets,
+};
 
 /// Connecting to two clusters and two databases, with every check.
 const OPEN: Duration = Duration::from_mins(2);
@@ -44,13 +46,16 @@ pub(super) async fn act(
 }
 
 /// Stops what runs for a spec that is refused: nobody makes a step of it until somebody changes it. So an attempt to cut
-/// over is given up first, and the engine is there until that is done.
+/// over is given up first, also one of a process before this, and an engine is there until that is done.
 async fn reject(context: &Context, seen: &Seen, failure: Failure, now: Timestamp) -> Outcome {
-    let Some(Present { engine, .. }) = context.registry.running(&seen.uid, now) else {
-        return Outcome::Failed(failure);
-    };
     let why = format!("the spec is refused: {}", failure.message);
-    let obstacle = match tokio::time::timeout(DISMANTLE, engine.give_cutover_up(&why, now)).await {
+    let giving_up = async {
+        match context.registry.running(&seen.uid, now) {
+            Some(Present { engine, .. }) => engine.give_cutover_up(&why, now).await,
+            None => give_refused_up(context, seen, &why, now).await,
+        }
+    };
+    let obstacle = match tokio::time::timeout(DISMANTLE, giving_up).await {
         Ok(Ok(_)) => {
             context.registry.stop(&seen.uid).await;
             return Outcome::Failed(failure);
@@ -59,10 +64,22 @@ async fn reject(context: &Context, seen: &Seen, failure: Failure, now: Timestamp
         Err(_) => format!("no answer within {} s", DISMANTLE.as_secs()),
     };
     let message = format!(
-        "{}; until that is mended, writers of the sources may be refused, as the cutover cannot be given up: {obstacle}",
+        "{}; until that is mended, writers of the sources may be refused, as a cutover cannot be given up: {obstacle}",
         failure.message
     );
     Outcome::Failed(Failure { message, terminal: false, ..failure })
+}
+
+/// Gives up the cutover of a merge that has no engine here, as its spec is refused. Nothing is done where nothing was begun.
+async fn give_refused_up(
+    context: &Context,
+    seen: &Seen,
+    why: &str,
+    now: Timestamp,
+) -> Result<bool, MergeError> {
+    let (true, Ok(spec)) = (seen.finalized, &seen.spec) else { return Ok(false) };
+    let source = NamespaceSecrets::new(context.client.clone(), &seen.named.namespace);
+    Engine::give_refused_up(&seen.owner(), spec, &source, &context.worker, why, now).await
 }
 
 /// Makes one step of a merge, with an engine that has the present spec and the present secrets.
@@ -275,7 +292,14 @@ async fn release(
                 Err(failure) => Err(failure),
             }
         }
-        (None, Err(failure)) => Err(failure),
+        (None, Err(failure)) => {
+            // Nobody goes on with it either. The rest cannot be cleaned up.
+            let giving_up = give_refused_up(context, seen, "the resource is deleted", now);
+            if let Ok(Err(error)) = tokio::time::timeout(DISMANTLE, giving_up).await {
+                debug!(%error, "a cutover cannot be given up");
+            }
+            Err(failure)
+        }
     };
     let failure = match opened {
         // Another merge was faster between the finalizer and the claim: nothing is held.

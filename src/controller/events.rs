@@ -3,7 +3,11 @@
 //! Only transitions are published. Publishing is best effort: it has five seconds, and its failure is logged and
 //! counted but never fails a reconcile.
 
-use std::time::Duration;
+use std::{
+    collections::hash_map::DefaultHasher,
+    hash::{Hash, Hasher},
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -65,7 +69,7 @@ impl Publisher {
                 type_: if happening.warning { EventType::Warning } else { EventType::Normal },
                 reason: happening.reason.clone(),
                 note: Some(shorten(&happening.note, LONGEST_NOTE)),
-                action: "Reconcile".to_owned(),
+                action: action(&happening.note),
                 secondary: None,
             };
             let result = tokio::time::timeout(TIMEOUT, self.recorder.publish(&event, about)).await;
@@ -80,6 +84,14 @@ impl Publisher {
             }
         }
     }
+}
+
+/// The recorder counts events that differ in nothing but their note as one, and keeps the first note for minutes. So what
+/// says something else is another action.
+fn action(note: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    note.hash(&mut hasher);
+    format!("Reconcile-{:016x}", hasher.finish())
 }
 
 /// At most `limit` bytes of `text`, cut between characters and marked.
@@ -99,6 +111,14 @@ pub(super) fn shorten(text: &str, limit: usize) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+
+    #[test]
+    fn what_says_something_else_is_another_action_and_what_says_the_same_is_counted() {
+        let no_answer = action("no answer");
+        assert_eq!(no_answer, action("no answer"));
+        assert_ne!(no_answer, action("a privilege is missing"));
+        assert!(no_answer.len() <= 128, "the API server refuses longer ones");
+    }
 
     #[test]
     fn long_notes_are_cut_between_characters() {

@@ -151,7 +151,7 @@ impl Seen {
     }
 
     /// `namespace/name`: who asks, for the claim of the destination.
-    fn owner(&self) -> String {
+    pub(super) fn owner(&self) -> String {
         format!("{}/{}", self.named.namespace, self.named.name)
     }
 }

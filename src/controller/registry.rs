@@ -140,10 +140,16 @@ impl<E: Work> Registry<E> {
         Self { entries: Mutex::new(HashMap::new()), wake }
     }
 
-    /// Resources that are worth a reconcile because their engine progressed. Whoever is too slow misses some, which
-    /// does no harm: a running merge is looked at every few seconds anyway.
+    /// Resources that are worth a reconcile: their engine progressed, or they are gone. Whoever is too slow misses some,
+    /// which does little harm: a running merge is looked at every few seconds anyway.
     pub(super) fn wakes(&self) -> broadcast::Receiver<Named> {
         self.wake.subscribe()
+    }
+
+    /// Has a resource looked at.
+    pub(super) fn wake(&self, named: Named) {
+        // Nobody listens while this process is not the leader, and then nothing is to be looked at.
+        let _listeners = self.wake.send(named);
     }
 
     /// The engine of `uid`.

@@ -212,28 +212,23 @@ pub(super) fn happenings(
     next: &EsIndexMergeStatus,
     outcome: &Outcome,
 ) -> Vec<Happening> {
-    let message = match outcome {
-        // The message of the status is about the failure.
-        Outcome::Hindered(report, _) => summarise(report).message,
-        _ => next.message.clone().unwrap_or_default(),
-    };
     let reason = |status: &EsIndexMergeStatus| {
         status.conditions.iter().find(|c| c.type_ == "Ready").map(|c| c.reason.clone()).unwrap_or_default()
     };
     let failing = |status: &EsIndexMergeStatus| condition_is(status, "Failing", "True");
-    let mut happenings = Vec::new();
-    match outcome {
-        Outcome::Nothing => return happenings,
+    let (message, waiting) = match outcome {
+        Outcome::Nothing => return Vec::new(),
         Outcome::Released => {
-            happenings.push(Happening::normal("Released", "everything was put back and released"));
-            return happenings;
+            return vec![Happening::normal("Released", "everything was put back and released")];
         }
-        Outcome::Abandoned(what) => {
-            happenings.push(Happening::warning("CleanupAbandoned", what));
-            return happenings;
+        Outcome::Abandoned(what) => return vec![Happening::warning("CleanupAbandoned", what)],
+        // The message of the status may be about what is waited for, or about the failure.
+        Outcome::Stepped(report) | Outcome::Hindered(report, _) => {
+            (report.message.as_str(), report.waiting.as_ref())
         }
-        Outcome::Failed(_) | Outcome::Hindered(..) | Outcome::Rested | Outcome::Stepped(_) => {}
-    }
+        Outcome::Failed(_) | Outcome::Rested => (next.message.as_deref().unwrap_or_default(), None),
+    };
+    let mut happenings = Vec::new();
     if let Some(failure) = outcome.failure()
         && (reason(previous) != reason(next) || !failing(previous))
     {
@@ -245,20 +240,21 @@ pub(super) fn happenings(
     if failing(previous) && !failing(next) {
         happenings.push(Happening::normal("Recovered", "what failed works again"));
     }
-    if previous.phase != next.phase {
+    let is_entered = previous.phase != next.phase;
+    if is_entered {
         let phase = next.phase.as_deref().unwrap_or_default();
         let warning = phase == Phase::Failed.as_str();
-        happenings.push(Happening { warning, reason: phase.to_owned(), note: message.clone() });
-    } else if !failing(next)
-        && reason(previous) != reason(next)
-        && reason(next) != next.phase.as_deref().unwrap_or_default()
-    {
-        happenings.push(Happening::normal(&reason(next), &message));
+        happenings.push(Happening { warning, reason: phase.to_owned(), note: message.to_owned() });
+    }
+    // While attempts fail, the status does not tell what was waited for before.
+    let begins_to_wait = is_entered || (!failing(next) && reason(previous) != reason(next));
+    if let Some(waiting) = waiting.filter(|_| begins_to_wait) {
+        happenings.push(Happening::normal(waiting.reason, &waiting.message));
     }
     happenings.extend(deletion_happening(
         previous.source_deletion.as_ref(),
         next.source_deletion.as_ref(),
-        &message,
+        message,
     ));
     if previous.quarantined.unwrap_or(0) == 0 && next.quarantined.unwrap_or(0) > 0 {
         let note = "chunks could not be copied and are kept aside; es-index-merge quarantine list tells why";

@@ -289,11 +289,16 @@ fn lists_and_messages_are_bounded_as_the_definition_demands() {
     assert!(status.lanes.unwrap().len() <= 256);
 }
 
-/// The reasons of the events between the last two outcomes.
-fn events(before: &[Outcome], outcome: &Outcome) -> Vec<String> {
+/// The events between the last two outcomes.
+fn told(before: &[Outcome], outcome: &Outcome) -> Vec<Happening> {
     let previous = after(before);
     let next = next_status(&previous, outcome, Some(1), at(100));
-    happenings(&previous, &next, outcome).into_iter().map(|happening| happening.reason).collect()
+    happenings(&previous, &next, outcome)
+}
+
+/// Their reasons.
+fn events(before: &[Outcome], outcome: &Outcome) -> Vec<String> {
+    told(before, outcome).into_iter().map(|happening| happening.reason).collect()
 }
 
 #[test]
@@ -315,6 +320,31 @@ fn events_are_transitions_and_nothing_else() {
     assert_eq!(events(&[copying()], &Outcome::Released), ["Released"]);
     assert_eq!(events(&[copying()], &Outcome::Abandoned(String::new())), ["CleanupAbandoned"]);
     assert!(events(&[copying()], &Outcome::Nothing).is_empty());
+}
+
+#[test]
+fn what_is_waited_for_is_an_event_also_where_a_phase_begins_with_it() {
+    let synced = |reason, why: &str| Report {
+        phase: Phase::Synced,
+        message: "follows the sources".to_owned(),
+        waiting: Some(Waiting { reason, message: why.to_owned() }),
+        ..copying()
+    };
+    let given_up = || synced("CutoverRetrying", "an alias is refused");
+    let expected = [
+        Happening::normal("Synced", "follows the sources"),
+        Happening::normal("CutoverRetrying", "an alias is refused"),
+    ];
+    assert_eq!(told(&[in_phase(Phase::CuttingOver)], &stepped(given_up())), expected);
+    let Outcome::Hindered(_, failure) = hindered(Phase::Synced) else { panic!("no failure beside it") };
+    let beside_it = Outcome::Hindered(Box::new(given_up()), failure);
+    assert_eq!(told(&[hindered(Phase::CuttingOver)], &beside_it), expected);
+
+    let held = || stepped(synced("CutoverHeld", "set spec.cutover.hold to false"));
+    assert_eq!(events(&[in_phase(Phase::Verifying)], &held()), ["Synced", "CutoverHeld"]);
+    assert!(events(&[held()], &held()).is_empty());
+    assert_eq!(events(&[stepped(given_up())], &held()), ["CutoverHeld"]);
+    assert_eq!(events(&[held(), failed("SourceUnavailable", false)], &held()), ["Recovered", "CutoverHeld"]);
 }
 
 fn copying_now() -> Report {

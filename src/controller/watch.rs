@@ -6,7 +6,7 @@
 
 use std::{
     fmt,
-    future::{pending, ready},
+    future::ready,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +16,7 @@ use std::{
 
 use futures::{Stream, StreamExt, stream};
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::ListParams,
     core::DeserializeGuard,
     runtime::{
@@ -42,6 +42,11 @@ const CONCURRENCY: u16 = 64;
 
 /// How often it is tried again to list the resources.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// How long that may take.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long what is under way may take to end at a shutdown. The engines stop after it, within the grace period of a pod.
+const LAST_STEPS: Duration = Duration::from_secs(20);
 
 /// A resource, or why it cannot be read.
 type Guarded = DeserializeGuard<EsIndexMerge>;
@@ -124,35 +129,36 @@ pub(super) async fn until_listable(
     let api = scope.api(client);
     let one = ListParams::default().limit(1);
     let need = definition(&scope);
-    let mut said = String::new();
-    while !shutdown.is_cancelled() {
-        let message = match api.list(&one).await {
-            Ok(_) => {
-                readiness.ready(&need);
-                return;
+    let asking = async {
+        let mut said = String::new();
+        loop {
+            let message = match tokio::time::timeout(ANSWER, api.list(&one)).await {
+                Ok(Ok(_)) => {
+                    readiness.ready(&need);
+                    return;
+                }
+                Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+                    "the definition of esindexmerges.indexmerge.dev is not installed; kubectl apply -f crds/"
+                        .to_owned()
+                }
+                Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
+                    format!("{}; bind the controller's service account to its role", status.message)
+                }
+                Ok(Err(error)) => format!("the Kubernetes API does not answer: {error}"),
+                Err(_) => format!("the Kubernetes API does not answer within {} s", ANSWER.as_secs()),
+            };
+            readiness.missing(&need, &message);
+            if said != message {
+                warn!(%scope, why = %message, "waiting for the definition");
+                said = message;
             }
-            Err(kube::Error::Api(status)) if status.code == 404 => {
-                "the definition of esindexmerges.indexmerge.dev is not installed; kubectl apply -f crds/"
-                    .to_owned()
-            }
-            Err(kube::Error::Api(status)) if status.code == 403 => {
-                format!("{}; bind the controller's service account to its role", status.message)
-            }
-            Err(error) => format!("the Kubernetes API does not answer: {error}"),
-        };
-        readiness.missing(&need, &message);
-        if said != message {
-            warn!(%scope, why = %message, "waiting for the definition");
-            said = message;
+            tokio::time::sleep(ASK_AGAIN).await;
         }
-        tokio::select! {
-            () = tokio::time::sleep(ASK_AGAIN) => {}
-            () = shutdown.cancelled() => {}
-        }
-    }
+    };
+    shutdown.run_until_cancelled(asking).await;
 }
 
-/// Watches the resources of `scope` and reconciles each, until `shutdown`.
+/// Watches the resources of `scope` and reconciles each, until `shutdown`; what is under way then has some seconds to end.
 pub(super) async fn watch_and_reconcile(
     context: Arc<Context>,
     scope: Scope,
@@ -163,6 +169,7 @@ pub(super) async fn watch_and_reconcile(
     let listed = Arc::new(AtomicBool::new(false));
     let is_listed = Arc::clone(&listed);
     let (reader, writer) = reflector::store();
+    let woken = Arc::clone(&context);
     let resources = watcher(scope.api(context.client.clone()), watcher::Config::default().any_semantic())
         .inspect(move |event| {
             watched.seen(event);
@@ -172,6 +179,13 @@ pub(super) async fn watch_and_reconcile(
         })
         .default_backoff()
         .reflect(writer)
+        .inspect(move |event| {
+            // The predicates hold it back: one that is gone looks as it did before.
+            if let Ok(watcher::Event::Delete(object)) = event {
+                let namespace = object.namespace().unwrap_or_default();
+                woken.registry.wake(Named { namespace, name: object.name_any() });
+            }
+        })
         .touched_objects()
         .predicate_filter(
             predicates::generation.combine(predicates::annotations).combine(predicates::finalizers),
@@ -184,19 +198,22 @@ pub(super) async fn watch_and_reconcile(
         .reconcile_on(wakes)
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(reconcile, after_error, Arc::clone(&context))
-        .for_each(|result| after(&context, result));
+        // The engine of one that is gone may take a while to stop, and the others go on.
+        .for_each_concurrent(None, |result| after(&context, result));
     tokio::select! {
         () = controller => {}
-        () = ended_unlisted(&is_listed, &shutdown) => {}
+        () = waited_long_enough(&is_listed, &shutdown) => {}
     }
 }
 
-/// Resolves at the shutdown if the resources were never listed, and otherwise never. A controller begins, and ends, only
-/// after its first list; before that it has nothing to end, but would hold up the hand-over of the lease.
-async fn ended_unlisted(is_listed: &AtomicBool, shutdown: &CancellationToken) {
+/// Resolves at the shutdown if the resources were never listed, and otherwise when the last steps have had their time. A
+/// controller begins, and ends, only after its first list; before that it has nothing to end, but would hold up the
+/// hand-over of the lease, and so would a step that waits for a server for minutes.
+async fn waited_long_enough(is_listed: &AtomicBool, shutdown: &CancellationToken) {
     shutdown.cancelled().await;
     if is_listed.load(Ordering::Relaxed) {
-        pending::<()>().await;
+        tokio::time::sleep(LAST_STEPS).await;
+        warn!("what is under way is not waited for any longer");
     }
 }
 
@@ -283,9 +300,9 @@ mod tests {
         let shutdown = CancellationToken::new();
         shutdown.cancel();
         let is_listed = AtomicBool::new(false);
-        ended_unlisted(&is_listed, &shutdown).await;
+        waited_long_enough(&is_listed, &shutdown).await;
         is_listed.store(true, Ordering::Relaxed);
-        let waiting = ended_unlisted(&is_listed, &shutdown);
+        let waiting = waited_long_enough(&is_listed, &shutdown);
         let waiting = tokio::time::timeout(Duration::from_millis(50), waiting);
         assert!(waiting.await.is_err(), "the controller ends by itself, when its reconciles have ended");
     }

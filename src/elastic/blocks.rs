@@ -1,4 +1,8 @@
 //! Write blocks: set, certain, lifted.
+//!
+//! The server sets and lifts them by name, and a name may lead to another index from one moment to the next. So the
+//! indices that are meant are told by their uuids too, and what a name leads to is looked at: after a block was set, and
+//! right before one is lifted. What is left is the moment between that look and the request.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,10 +14,19 @@ use super::call::Call;
 use super::catalog::not_concrete;
 use super::cluster::{Cluster, by_groups, parse};
 use super::error::{ElasticError, ErrorCategory, Result};
-use super::names::IndexName;
+use super::names::{IndexName, IndexUuid};
 
 const BLOCKING: &str = "block writes";
 const UNBLOCKING: &str = "unblock writes";
+
+/// Whether an index refuses writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteBlock {
+    /// The index.
+    pub uuid: IndexUuid,
+    /// Whether writes are refused, by whoever's will.
+    pub is_set: bool,
+}
 
 #[derive(Deserialize)]
 struct Blocked {
@@ -35,7 +48,7 @@ struct Acknowledged {
     acknowledged: bool,
 }
 
-/// Flat settings by index.
+/// Flat settings by concrete index.
 type Settings = BTreeMap<String, IndexSettings>;
 
 #[derive(Deserialize)]
@@ -45,8 +58,29 @@ struct IndexSettings {
 }
 
 impl IndexSettings {
+    fn text(&self, setting: &str) -> Option<&str> {
+        self.settings.get(setting)?.as_deref()
+    }
+
     fn is_true(&self, setting: &str) -> bool {
-        self.settings.get(setting).and_then(Option::as_deref) == Some("true")
+        self.text(setting) == Some("true")
+    }
+
+    fn uuid(&self) -> Option<IndexUuid> {
+        self.text("index.uuid").map(|uuid| IndexUuid(uuid.to_owned()))
+    }
+
+    fn is_one_of(&self, uuids: &BTreeSet<IndexUuid>) -> bool {
+        self.uuid().is_some_and(|uuid| uuids.contains(&uuid))
+    }
+
+    fn refuses_writes(&self) -> bool {
+        self.is_true("index.blocks.write") || self.is_true("index.blocks.read_only")
+    }
+
+    /// Whether the server says that it is blocked and that no write is under way.
+    fn is_verified(&self) -> bool {
+        self.is_true("index.blocks.write") && self.is_true("index.verified_read_only")
     }
 }
 
@@ -62,8 +96,8 @@ enum Answer {
 }
 
 impl Blocked {
-    fn of(&self, name: &IndexName) -> Answer {
-        match self.indices.iter().find(|index| index.name == name.as_str()) {
+    fn of(&self, name: &str) -> Answer {
+        match self.indices.iter().find(|index| index.name == name) {
             Some(index) if index.blocked && self.acknowledged && self.shards_acknowledged => Answer::Certain,
             Some(_) => Answer::Uncertain,
             None => Answer::WasBlocked,
@@ -73,27 +107,47 @@ impl Blocked {
 
 impl Cluster {
     /// Refuses writes to indices from now on, and waits for those under way; returns the indices where that is
-    /// certain. Indices that do not exist are not among them.
+    /// certain. Indices that do not exist are not among them, nor are names of indices that have none of `uuids`: a block
+    /// that was set on such a one comes off again.
     ///
     /// An index that had a block before counts only if the server has verified that block (it says so from 8.18
     /// on); otherwise the block is taken off and set again, because a block that was set by other means says
     /// nothing of the writes that were under way.
-    pub async fn block_writes(&self, indices: &[IndexName]) -> Result<BTreeSet<IndexName>> {
-        let blocked = by_groups(indices, |group| async move { self.block_group(&group).await }).await?;
+    pub async fn block_writes(
+        &self,
+        indices: &[IndexName],
+        uuids: &BTreeSet<IndexUuid>,
+    ) -> Result<BTreeSet<IndexName>> {
+        let blocked =
+            by_groups(indices, |group| async move { self.block_group(&group, uuids).await }).await?;
         Ok(blocked.into_iter().flatten().collect())
     }
 
     /// Those of a group that are blocked for certain.
-    async fn block_group(&self, group: &[&IndexName]) -> Result<Vec<IndexName>> {
+    async fn block_group(&self, group: &[&IndexName], uuids: &BTreeSet<IndexUuid>) -> Result<Vec<IndexName>> {
         let (answer, asked) = self.block(group).await?;
-        let of = |name: &IndexName| answer.as_ref().map_or(Answer::Uncertain, |answer| answer.of(name));
-        let were_blocked: Vec<&IndexName> =
-            asked.iter().filter(|name| of(name) == Answer::WasBlocked).copied().collect();
-        let verified = self.verified(&were_blocked).await?;
+        let of = |name: &str| answer.as_ref().map_or(Answer::Uncertain, |answer| answer.of(name));
+        let (found, _) = self.settings_of(BLOCKING, &asked).await?;
+        let is_stranger =
+            |name: &str, index: &IndexSettings| !index.is_one_of(uuids) && of(name) != Answer::WasBlocked;
+        let strangers: Vec<IndexName> = found
+            .iter()
+            .filter(|(name, index)| is_stranger(name, index))
+            .filter_map(|(name, _)| IndexName::parse(name).ok())
+            .collect();
+        self.unblock_group(&strangers.iter().collect::<Vec<_>>()).await?;
         let mut blocked = Vec::with_capacity(asked.len());
         for name in asked {
-            let is_certain = of(name) == Answer::Certain || verified.contains(name);
-            if is_certain || self.block_alone(name, of(name)).await? {
+            let Some(index) = found.get(name.as_str()).filter(|index| index.is_one_of(uuids)) else {
+                continue;
+            };
+            let told = of(name.as_str());
+            let is_certain = match told {
+                Answer::Certain => true,
+                Answer::WasBlocked => index.is_verified(),
+                Answer::Uncertain => false,
+            };
+            if is_certain || self.block_alone(name, told).await? {
                 blocked.push(name.clone());
             }
         }
@@ -106,10 +160,13 @@ impl Cluster {
             self.unblock_group(&[name]).await?;
         }
         let (answer, _) = self.block(&[name]).await?;
-        match answer.map(|answer| answer.of(name)) {
+        match answer.map(|answer| answer.of(name.as_str())) {
             Some(Answer::Certain) => Ok(true),
             // The request of its group, or one before it that was sent twice, came through after all.
-            Some(Answer::WasBlocked) => Ok(self.verified(&[name]).await?.contains(name)),
+            Some(Answer::WasBlocked) => {
+                let (found, _) = self.settings_of(BLOCKING, &[name]).await?;
+                Ok(found.get(name.as_str()).is_some_and(IndexSettings::is_verified))
+            }
             Some(Answer::Uncertain) | None => Ok(false),
         }
     }
@@ -122,62 +179,62 @@ impl Cluster {
         Ok((answer, asked))
     }
 
-    /// Whether each of the indices refuses writes, by whoever's will; those that do not exist are absent.
-    pub async fn write_blocks(&self, indices: &[IndexName]) -> Result<BTreeMap<IndexName, bool>> {
+    /// Whether each of the indices refuses writes; those that do not exist are absent.
+    pub async fn write_blocks(&self, indices: &[IndexName]) -> Result<BTreeMap<IndexName, WriteBlock>> {
         let found = by_groups(indices, |group| async move { self.blocks_of(&group).await }).await?;
         Ok(found.into_iter().flatten().collect())
     }
 
-    async fn blocks_of(&self, group: &[&IndexName]) -> Result<Vec<(IndexName, bool)>> {
-        let call = |list: &str| {
-            Call::get(BLOCKING, format!("/{list}/_settings/index.blocks.*,index.uuid"))
-                .with("flat_settings", "true")
-        };
-        let (answer, asked) = self.send_for_existing(group, call).await?;
-        let Some(answer) = answer else { return Ok(Vec::new()) };
-        let all: Settings = parse(BLOCKING, &answer)?;
+    async fn blocks_of(&self, group: &[&IndexName]) -> Result<Vec<(IndexName, WriteBlock)>> {
+        let (all, asked) = self.settings_of(BLOCKING, group).await?;
         let mut found = Vec::with_capacity(asked.len());
         for name in asked {
             let index = all.get(name.as_str()).ok_or_else(|| not_concrete(BLOCKING, name))?;
-            let is_blocked = index.is_true("index.blocks.write") || index.is_true("index.blocks.read_only");
-            found.push((name.clone(), is_blocked));
+            let uuid = index.uuid().ok_or_else(|| {
+                ElasticError::bad_answer(BLOCKING, format!("index `{name}` comes without its uuid"))
+            })?;
+            found.push((name.clone(), WriteBlock { uuid, is_set: index.refuses_writes() }));
         }
         Ok(found)
     }
 
-    /// Those of the indices of which the server says that they are blocked and that no write is under way.
-    async fn verified(&self, names: &[&IndexName]) -> Result<BTreeSet<IndexName>> {
-        if names.is_empty() {
-            return Ok(BTreeSet::new());
-        }
+    /// What tells of blocks, by the names of the concrete indices that these names lead to; and those that lead to any.
+    async fn settings_of<'a>(
+        &self,
+        doing: &'static str,
+        names: &[&'a IndexName],
+    ) -> Result<(Settings, Vec<&'a IndexName>)> {
         let call = |list: &str| {
-            Call::get(BLOCKING, format!("/{list}/_settings/index.blocks.write,index.verified_read_only"))
+            Call::get(doing, format!("/{list}/_settings/index.blocks.*,index.uuid,index.verified_read_only"))
                 .with("flat_settings", "true")
         };
         let (answer, asked) = self.send_for_existing(names, call).await?;
-        let Some(answer) = answer else { return Ok(BTreeSet::new()) };
-        let all: Settings = parse(BLOCKING, &answer)?;
-        let is_verified = |name: &&IndexName| {
-            all.get(name.as_str()).is_some_and(|index| {
-                index.is_true("index.blocks.write") && index.is_true("index.verified_read_only")
-            })
-        };
-        Ok(asked.into_iter().filter(is_verified).cloned().collect())
+        let found = answer.map(|answer| parse(doing, &answer)).transpose()?;
+        Ok((found.unwrap_or_default(), asked))
     }
 
-    /// Allows writes again; indices that do not exist are passed over. Returns those of which the server refuses it (a
-    /// block that forbids changes of settings, a privilege), and why; they do not hold up the others.
-    pub async fn unblock_writes(&self, indices: &[IndexName]) -> Result<BTreeMap<IndexName, ElasticError>> {
+    /// Allows writes again to those of the indices that have one of `uuids`; what else a name leads to by now, or that it
+    /// leads nowhere, is passed over. Returns those of which the server refuses it (a block that forbids changes of
+    /// settings, a privilege), and why; they do not hold up the others.
+    pub async fn unblock_writes(
+        &self,
+        indices: &[IndexName],
+        uuids: &BTreeSet<IndexUuid>,
+    ) -> Result<BTreeMap<IndexName, ElasticError>> {
         let refused =
-            by_groups(indices, |group| async move { self.unblock_what_can_be(&group).await }).await?;
+            by_groups(indices, |group| async move { self.unblock_what_can_be(&group, uuids).await }).await?;
         Ok(refused.into_iter().flatten().collect())
     }
 
-    async fn unblock_what_can_be(&self, group: &[&IndexName]) -> Result<Vec<(IndexName, ElasticError)>> {
+    async fn unblock_what_can_be(
+        &self,
+        group: &[&IndexName],
+        uuids: &BTreeSet<IndexUuid>,
+    ) -> Result<Vec<(IndexName, ElasticError)>> {
         let is_of_one = |error: &ElasticError| {
             matches!(error.category(), ErrorCategory::Forbidden | ErrorCategory::Invalid)
         };
-        match self.unblock_group(group).await {
+        match self.unblock_meant(group, uuids).await {
             Ok(()) => return Ok(Vec::new()),
             // One of the list is enough for that.
             Err(error) if is_of_one(&error) => {}
@@ -185,13 +242,21 @@ impl Cluster {
         }
         let mut refused = Vec::new();
         for &name in group {
-            match self.unblock_group(&[name]).await {
+            match self.unblock_meant(&[name], uuids).await {
                 Ok(()) => {}
                 Err(error) if is_of_one(&error) => refused.push((name.clone(), error)),
                 Err(error) => return Err(error),
             }
         }
         Ok(refused)
+    }
+
+    async fn unblock_meant(&self, group: &[&IndexName], uuids: &BTreeSet<IndexUuid>) -> Result<()> {
+        let (found, asked) = self.settings_of(UNBLOCKING, group).await?;
+        let is_meant =
+            |name: &&IndexName| found.get(name.as_str()).is_some_and(|index| index.is_one_of(uuids));
+        let meant: Vec<&IndexName> = asked.into_iter().filter(is_meant).collect();
+        self.unblock_group(&meant).await
     }
 
     async fn unblock_group(&self, group: &[&IndexName]) -> Result<()> {

@@ -6,6 +6,7 @@
 
 mod trial;
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::sync::Arc;
 
@@ -188,6 +189,8 @@ impl BulkRequest {
 pub struct BulkOutcome {
     /// One for each item, in order.
     pub items: Vec<BulkItem>,
+    /// The places of those that were written over a document.
+    pub replaced: BTreeSet<usize>,
 }
 
 /// What became of one item.
@@ -233,6 +236,13 @@ struct Answer {
 struct Item {
     index: Option<ItemResult>,
     delete: Option<ItemResult>,
+}
+
+impl Item {
+    /// Where there was no document, the status is 201.
+    fn has_replaced(&self) -> bool {
+        self.index.as_ref().is_some_and(|result| result.status == 200 && result.error.is_none())
+    }
 }
 
 #[derive(Deserialize)]
@@ -281,7 +291,7 @@ impl Cluster {
         manner: fn(Call) -> Call,
     ) -> Result<BulkOutcome> {
         if request.is_empty() {
-            return Ok(BulkOutcome { items: Vec::new() });
+            return Ok(BulkOutcome { items: Vec::new(), replaced: BTreeSet::new() });
         }
         if request.bytes() > MAX_BULK_BYTES {
             let reason = format!("the body has {} bytes, more than {MAX_BULK_BYTES}", request.bytes());
@@ -305,8 +315,10 @@ pub(super) fn outcome(answer: &[u8], sent: usize) -> Result<BulkOutcome> {
         let reason = format!("{} items were answered of {sent} sent", answer.items.len());
         return Err(ElasticError::bad_answer(WRITING, reason));
     }
+    let places = answer.items.iter().enumerate();
+    let replaced = places.filter(|(_, item)| item.has_replaced()).map(|(place, _)| place).collect();
     let items = answer.items.into_iter().map(item).collect::<Result<Vec<_>>>()?;
-    Ok(BulkOutcome { items })
+    Ok(BulkOutcome { items, replaced })
 }
 
 fn item(item: Item) -> Result<BulkItem> {

@@ -46,6 +46,8 @@ pub(super) struct Call {
     pub policy: RetryPolicy,
     /// Whether "no room for it" (429) is an answer for the caller, who then sends less.
     pub yields: bool,
+    /// The largest answer that is taken, in bytes.
+    pub answer_limit: u64,
 }
 
 const JSON: &str = "application/json";
@@ -65,6 +67,7 @@ impl Call {
             timeout: None,
             policy: RetryPolicy::default(),
             yields: false,
+            answer_limit: MAX_ANSWER_BYTES,
         }
     }
 
@@ -117,6 +120,12 @@ impl Call {
         self
     }
 
+    /// An answer of more bytes is not taken, with [`ErrorCategory::TooLarge`]; if it says so beforehand it is not even read.
+    pub(super) fn answer_limit(mut self, bytes: u64) -> Self {
+        self.answer_limit = bytes;
+        self
+    }
+
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(4);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
@@ -142,8 +151,8 @@ struct Link {
     transport: Transport,
 }
 
-/// Largest announced answer that is read, in bytes: far above any page this room asks for.
-const MAX_ANSWER_BYTES: u64 = 1 << 30;
+/// Largest answer that is taken where the caller says nothing else, in bytes: far above any that this room asks for.
+pub(super) const MAX_ANSWER_BYTES: u64 = 1 << 30;
 
 impl Caller {
     pub(super) fn new(config: &ClusterConfig) -> Result<Self> {
@@ -209,9 +218,12 @@ impl Caller {
         let response = sent.map_err(|e| Failure::lost(call.doing, e, timeout))?;
         let status = response.status_code().as_u16();
         let retry_after = retry_after(response.headers());
-        if response.content_length().is_some_and(|length| length > MAX_ANSWER_BYTES) {
-            let reason = format!("the answer is larger than {MAX_ANSWER_BYTES} bytes");
-            return Err(Failure::final_one(ElasticError::new(ErrorCategory::TooLarge, call.doing, reason)));
+        let too_large = || {
+            let reason = format!("the answer is larger than {} bytes", call.answer_limit);
+            Failure::final_one(ElasticError::new(ErrorCategory::TooLarge, call.doing, reason))
+        };
+        if response.content_length().is_some_and(|length| length > call.answer_limit) {
+            return Err(too_large());
         }
         let was_redirected = response.url().origin() != link.url.origin()
             || !response.url().path().ends_with(call.path.as_str());
@@ -221,6 +233,8 @@ impl Caller {
             return Err(Failure::final_one(ElasticError::bad_answer(call.doing, reason)));
         }
         match status {
+            // Few answers say how large they are, and the library gives them whole.
+            200..=299 if body.len() as u64 > call.answer_limit => Err(too_large()),
             200..=299 => Ok(body),
             _ => Err(Failure::refused(
                 ElasticError::from_server(call.doing, status, &body),
@@ -411,4 +425,4 @@ fn authorities(pem: &[u8]) -> Result<Certificate> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

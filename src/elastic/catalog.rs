@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use super::call::Call;
-use super::cluster::{Cluster, by_groups, parse};
+use super::cluster::{Cluster, by_groups, parse, read_by_groups};
 use super::error::{ElasticError, ErrorCategory, IS_ALIAS, Result};
 use super::info::IndexInfo;
 use super::names::IndexName;
@@ -18,6 +19,7 @@ const LISTINGS: u32 = 10;
 const NAMES_IN_A_QUESTION: usize = 500;
 const RESOLVING: &str = "list the indices";
 const DESCRIBING: &str = "read settings and mappings";
+const READING_ALIASES: &str = "read aliases";
 const REFRESHING: &str = "refresh";
 const ASKING_PRIVILEGES: &str = "ask for our privileges";
 
@@ -90,6 +92,19 @@ struct Described {
     defaults: Map<String, Value>,
 }
 
+#[derive(Deserialize)]
+struct Aliases {
+    #[serde(default)]
+    aliases: BTreeMap<String, Alias>,
+}
+
+/// What an alias leaves out of an index.
+#[derive(Deserialize)]
+struct Alias {
+    filter: Option<IgnoredAny>,
+    search_routing: Option<IgnoredAny>,
+}
+
 /// Which copies of the shards did what was asked of them all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Copies {
@@ -143,8 +158,17 @@ impl Cluster {
 
     /// Settings and mapping of each index; those that do not exist are absent.
     pub async fn describe(&self, indices: &[IndexName]) -> Result<BTreeMap<IndexName, IndexInfo>> {
-        let found = by_groups(indices, |group| async move { self.describe_group(&group).await }).await?;
+        let found = read_by_groups(indices, |group| async move { self.describe_group(&group).await }).await?;
         Ok(found.into_iter().flatten().collect())
+    }
+
+    /// [`Cluster::describe`], where one index that the server refuses to show (by a block, or for want of a privilege) is no
+    /// matter of the others: it has an inner error. If none is shown, that is the outer error.
+    pub async fn describe_each(
+        &self,
+        indices: &[IndexName],
+    ) -> Result<BTreeMap<IndexName, Result<IndexInfo>>> {
+        ask_each(indices, |group| async move { self.describe_group(&group).await }).await
     }
 
     async fn describe_group(&self, group: &[&IndexName]) -> Result<Vec<(IndexName, IndexInfo)>> {
@@ -157,6 +181,34 @@ impl Cluster {
         };
         let (answer, asked) = self.send_for_existing(group, call).await?;
         answer.map_or_else(|| Ok(Vec::new()), |answer| infos(&answer, &asked))
+    }
+
+    /// The aliases of these indices through which only a part of them is seen: they have a filter, or a routing of searches.
+    /// An index that the server refuses to show is passed over: its settings and mapping are refused for the same reason.
+    pub async fn partial_aliases(&self, indices: &[IndexName]) -> Result<BTreeSet<String>> {
+        let found = read_by_groups(indices, |group| async move {
+            where_allowed(group, |part| async move { self.partial_aliases_of(&part).await }).await
+        })
+        .await?;
+        let told = found.into_iter().flatten().filter_map(|(_, aliases)| aliases.ok());
+        Ok(told.flatten().collect())
+    }
+
+    async fn partial_aliases_of(&self, group: &[&IndexName]) -> Result<Vec<(IndexName, Vec<String>)>> {
+        let call = |list: &str| {
+            Call::get(READING_ALIASES, format!("/{list}/_alias"))
+                .with("filter_path", "*.aliases.*.filter,*.aliases.*.search_routing")
+        };
+        let (answer, asked) = self.send_for_existing(group, call).await?;
+        let Some(answer) = answer else { return Ok(Vec::new()) };
+        let mut found: BTreeMap<String, Aliases> = parse(READING_ALIASES, &answer)?;
+        let of_index = |name: &&IndexName| {
+            let all = found.remove(name.as_str()).map(|index| index.aliases).unwrap_or_default();
+            let is_partial = |alias: &Alias| alias.filter.is_some() || alias.search_routing.is_some();
+            let partial = all.into_iter().filter(|(_, alias)| is_partial(alias)).map(|(alias, _)| alias);
+            ((*name).clone(), partial.collect())
+        };
+        Ok(asked.iter().map(of_index).collect())
     }
 
     /// Makes everything written so far visible to searches; indices that do not exist are passed over.
@@ -228,6 +280,47 @@ impl Cluster {
         }
         Ok(hidden)
     }
+}
+
+/// What `ask` gives for each index. An inner error is of an index that the server refuses to speak of while it speaks of others;
+/// if it refuses all of them, that is the outer error.
+pub(super) async fn ask_each<'a, T, F: Future<Output = Result<Vec<(IndexName, T)>>>>(
+    names: &'a [IndexName],
+    ask: impl Fn(Vec<&'a IndexName>) -> F,
+) -> Result<BTreeMap<IndexName, Result<T>>> {
+    let found = read_by_groups(names, |group| where_allowed(group, &ask)).await?;
+    let mut found: BTreeMap<IndexName, Result<T>> = found.into_iter().flatten().collect();
+    if found.values().all(Result::is_err)
+        && let Some((_, refusal)) = found.pop_first()
+    {
+        refusal?;
+    }
+    Ok(found)
+}
+
+/// What `ask` gives for a group. The server refuses a list for the sake of one index; so the list is halved until those that are
+/// refused stand alone, as they are few.
+async fn where_allowed<'a, T, F: Future<Output = Result<Vec<(IndexName, T)>>>>(
+    group: Vec<&'a IndexName>,
+    ask: impl Fn(Vec<&'a IndexName>) -> F,
+) -> Result<Vec<(IndexName, Result<T>)>> {
+    let mut found = Vec::with_capacity(group.len());
+    let mut open = vec![group];
+    while let Some(mut part) = open.pop() {
+        match ask(part.clone()).await {
+            Ok(answers) => found.extend(answers.into_iter().map(|(name, answer)| (name, Ok(answer)))),
+            Err(error) if error.category() != ErrorCategory::Forbidden => return Err(error),
+            Err(error) => {
+                if let [name] = part[..] {
+                    found.push((name.clone(), Err(error)));
+                } else {
+                    let rest = part.split_off(part.len() / 2);
+                    open.extend([rest, part]);
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Reads the answer of `GET /_resolve/index`.

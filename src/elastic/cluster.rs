@@ -51,6 +51,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_LIST_BYTES: usize = 2800;
 /// Requests about groups of indices under way at a time.
 const GROUPS_AT_ONCE: usize = 4;
+/// Indices of which the server reads something in less time than a request of its own takes.
+const SMALL_GROUP: usize = 64;
 
 /// Shard counts that are remembered: a few megabytes.
 const MAX_SHARD_COUNTS: usize = 50_000;
@@ -231,14 +233,14 @@ pub(super) fn encoded_list(names: &[&IndexName]) -> String {
     path
 }
 
-/// Splits a list of indices so that no request line becomes too long.
-fn groups(names: &[IndexName]) -> Vec<Vec<&IndexName>> {
+/// Splits a list of indices so that no request line becomes too long, and no group has more than `most` of them.
+fn groups(names: &[IndexName], most: usize) -> Vec<Vec<&IndexName>> {
     let mut groups: Vec<Vec<&IndexName>> = Vec::new();
     let mut bytes = 0;
     for name in names {
         let length = encoded(name.as_str()).len() + 1;
         match groups.last_mut() {
-            Some(group) if bytes + length <= MAX_LIST_BYTES => {
+            Some(group) if bytes + length <= MAX_LIST_BYTES && group.len() < most => {
                 group.push(name);
                 bytes += length;
             }
@@ -257,7 +259,23 @@ pub(super) async fn by_groups<'a, T, F: Future<Output = Result<T>>>(
     names: &'a [IndexName],
     ask: impl Fn(Vec<&'a IndexName>) -> F,
 ) -> Result<Vec<T>> {
-    let requests: Vec<F> = groups(names).into_iter().map(ask).collect();
+    ask_groups(groups(names, usize::MAX), ask).await
+}
+
+/// [`by_groups`] for what the server reads with one thread a request: as many requests as it gets at a time, unless they
+/// would be small. (What changes the cluster's state is better done by few requests.)
+pub(super) async fn read_by_groups<'a, T, F: Future<Output = Result<T>>>(
+    names: &'a [IndexName],
+    ask: impl Fn(Vec<&'a IndexName>) -> F,
+) -> Result<Vec<T>> {
+    ask_groups(groups(names, names.len().div_ceil(GROUPS_AT_ONCE).max(SMALL_GROUP)), ask).await
+}
+
+async fn ask_groups<'a, T, F: Future<Output = Result<T>>>(
+    groups: Vec<Vec<&'a IndexName>>,
+    ask: impl Fn(Vec<&'a IndexName>) -> F,
+) -> Result<Vec<T>> {
+    let requests: Vec<F> = groups.into_iter().map(ask).collect();
     stream::iter(requests).buffered(GROUPS_AT_ONCE).try_collect().await
 }
 
@@ -304,11 +322,14 @@ mod tests {
     fn lists_are_split_below_the_request_line_limit_and_keep_every_name() {
         let names: Vec<_> =
             (0..500).map(|n| IndexName::parse(&format!("collection-é-{n}")).unwrap()).collect();
-        let groups = groups(&names);
-        assert!(groups.len() > 1);
-        assert!(groups.iter().all(|group| encoded_list(group).len() <= MAX_LIST_BYTES));
-        let all: Vec<_> = groups.into_iter().flatten().cloned().collect();
-        assert_eq!(all, names);
+        for most in [usize::MAX, 7] {
+            let groups = groups(&names, most);
+            assert!(groups.len() > 1);
+            assert!(groups.iter().all(|group| encoded_list(group).len() <= MAX_LIST_BYTES));
+            assert!(groups.iter().all(|group| group.len() <= most));
+            let all: Vec<_> = groups.into_iter().flatten().cloned().collect();
+            assert_eq!(all, names);
+        }
     }
 
     #[test]

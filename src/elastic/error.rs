@@ -1,6 +1,7 @@
 //! What goes wrong with a cluster: a bounded category, the server's reason, a remedy.
 
 use std::error::Error as StdError;
+use std::fmt::Display;
 
 use serde::Deserialize;
 
@@ -86,6 +87,9 @@ pub(super) const CONFIGURATION: &str = "configuration";
 /// Our own `type` of "the server ended the handshake, which it does for want of a client certificate that it knows".
 pub(super) const CLIENT_REFUSED: &str = "client_refused";
 
+/// Our own `type` of "several chunks of a shard have one sequence number".
+pub(super) const SHARED_SEQ_NO: &str = "shared_sequence_number";
+
 impl ElasticError {
     pub(super) fn new(category: ErrorCategory, doing: &'static str, reason: impl Into<String>) -> Self {
         Self {
@@ -116,6 +120,11 @@ impl ElasticError {
         Self::new(ErrorCategory::BadAnswer, doing, shortened(&reason.into()))
     }
 
+    /// Several chunks of a shard have one sequence number, so that its log cannot be walked.
+    pub(super) fn shared_seq_no(doing: &'static str, reason: impl Into<String>) -> Self {
+        Self::new(ErrorCategory::Unsupported, doing, reason).with_kind(SHARED_SEQ_NO)
+    }
+
     /// An error the server described itself, as the answer's body (or a part of it) with its status.
     pub(super) fn from_server(doing: &'static str, status: u16, body: &[u8]) -> Self {
         let mut cause = ServerError::parse(body);
@@ -139,6 +148,12 @@ impl ElasticError {
     pub(super) fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.source = Some(Box::new(source));
         self
+    }
+
+    /// The same error, with what it is about before its reason.
+    #[must_use]
+    pub fn about(self, what: impl Display) -> Self {
+        Self { reason: format!("{what}: {}", self.reason).into_boxed_str(), ..self }
     }
 
     /// The bounded category.
@@ -181,6 +196,12 @@ impl ElasticError {
     #[must_use]
     pub fn is_alias(&self) -> bool {
         self.kind() == Some(IS_ALIAS)
+    }
+
+    /// Whether several chunks of a shard have one sequence number.
+    #[must_use]
+    pub fn is_shared_seq_no(&self) -> bool {
+        self.kind() == Some(SHARED_SEQ_NO)
     }
 
     /// Whether a block of one index forbids it: not a missing privilege, and not a block of the whole cluster.
@@ -260,6 +281,7 @@ impl ElasticError {
             (ErrorCategory::BadAnswer, _) => {
                 "check that nothing between here and the server (a proxy, a gateway) changes requests or answers"
             }
+            (_, Some(SHARED_SEQ_NO)) => "reindex the index into a new one, or exclude its collection",
             (ErrorCategory::Unsupported, _) => "use Elasticsearch 8.11 or later",
         }
     }

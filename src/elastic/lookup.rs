@@ -114,6 +114,21 @@ struct GroupKey {
     value: i64,
 }
 
+impl GroupPage {
+    /// Adds its counts; returns the key after which the next page begins, `None` behind the last one. A value has one
+    /// count: pages that came again and again would never end.
+    fn add_to(self, counts: &mut BTreeMap<i64, u64>) -> Result<Option<Value>> {
+        let has_any = !self.buckets.is_empty();
+        for Group { key: GroupKey { value }, doc_count } in self.buckets {
+            if counts.insert(value, doc_count).is_some() {
+                let reason = format!("the value {value} is counted twice");
+                return Err(ElasticError::bad_answer(COUNTING, reason));
+            }
+        }
+        Ok(self.after_key.filter(|_| has_any))
+    }
+}
+
 /// What hits were sorted by.
 #[derive(Deserialize)]
 struct Sorted {
@@ -141,6 +156,12 @@ pub struct LogRange {
     pub from: SeqNo,
     /// The sequence number after the last one.
     pub to: SeqNo,
+}
+
+/// Documents that were written without a routing of their own: one that has another stands under its id on a shard that
+/// the id alone does not lead to.
+fn without_routing() -> Value {
+    json!({"bool": {"must_not": [{"exists": {"field": "_routing"}}]}})
 }
 
 /// Options of every search here: complete, of this index, now.
@@ -261,15 +282,13 @@ impl Cluster {
                     format!("index `{index}`: the search timed out"),
                 ));
             }
-            let page = answer.aggregations.groups;
-            counts.extend(page.buckets.iter().map(|group| (group.key.value, group.doc_count)));
+            after = answer.aggregations.groups.add_to(&mut counts)?;
             if counts.len() > MAX_GROUPS {
                 let reason = format!("field `{field}` has more than {MAX_GROUPS} values");
                 return Err(ElasticError::new(ErrorCategory::Invalid, COUNTING, reason));
             }
-            match page.after_key {
-                Some(key) if !page.buckets.is_empty() => after = Some(key),
-                _ => return Ok(counts),
+            if after.is_none() {
+                return Ok(counts);
             }
         }
     }
@@ -289,6 +308,13 @@ impl Cluster {
     pub async fn count_where(&self, index: &IndexName, field: &str, value: i64) -> Result<u64> {
         let query = json!({"query": {"term": {field: value}}});
         self.counted(index, &strict(COUNTING, index, "_count").json(&query)).await
+    }
+
+    /// Whether the index holds a value of that field for that chunk, whatever its `_source` says.
+    pub async fn has_field(&self, index: &IndexName, id: &str, field: &str) -> Result<bool> {
+        let filter = json!([{"ids": {"values": [id]}}, {"exists": {"field": field}}]);
+        let query = json!({"query": {"bool": {"filter": filter}}});
+        Ok(self.counted(index, &strict(COUNTING, index, "_count").json(&query)).await? > 0)
     }
 
     async fn counted(&self, index: &IndexName, call: &Call) -> Result<u64> {
@@ -332,8 +358,7 @@ impl Cluster {
         number: u64,
         lane: ReadLane,
     ) -> Result<Option<(u64, Hit)>> {
-        let query = json!({"bool": {"must_not": [{"exists": {"field": "_routing"}}]}});
-        let mut body = search_body(query, 1, &lane);
+        let mut body = search_body(without_routing(), 1, &lane);
         if let Some(before) = number.checked_sub(1) {
             body["search_after"] = json!([before]);
         }
@@ -361,15 +386,21 @@ impl Cluster {
         }
     }
 
-    /// Some documents of one shard, at most `limit` (to 10 000), in no particular order.
+    /// Some documents of one shard, at most `limit` (to 10 000), in no particular order: of those without a routing of their
+    /// own, and with that field if one is given.
     pub async fn sample(
         &self,
         index: &IndexName,
         shard: ShardNumber,
         limit: usize,
+        field: Option<&str>,
         lane: ReadLane,
     ) -> Result<Page> {
-        let body = search_body(json!({"match_all": {}}), limit, &lane);
+        let mut query = without_routing();
+        if let Some(field) = field {
+            query["bool"]["filter"] = json!([{"exists": {"field": field}}]);
+        }
+        let body = search_body(query, limit, &lane);
         let call =
             strict_search(LOOKING_UP, index).with("preference", format!("_shards:{shard}")).json(&body);
         let found = parse_single(&self.send(&call).await?, index, lane.vector_field())?;
@@ -381,5 +412,37 @@ impl Cluster {
             limit: Some(limit),
         };
         accept(found, &expected, &format!("index `{index}`, shard {shard}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn page(values: &[i64], after: Option<i64>) -> GroupPage {
+        let bucket = |value: &i64| json!({"key": {"value": value}, "doc_count": 3});
+        let mut page = json!({"buckets": values.iter().map(bucket).collect::<Vec<_>>()});
+        if let Some(after) = after {
+            page["after_key"] = json!({"value": after});
+        }
+        serde_json::from_value(page).unwrap()
+    }
+
+    #[test]
+    fn pages_of_counts_are_read_up_to_the_last_one() {
+        let mut counts = BTreeMap::new();
+        assert_eq!(page(&[1, 2], Some(2)).add_to(&mut counts).unwrap(), Some(json!({"value": 2})));
+        assert_eq!(page(&[5], None).add_to(&mut counts).unwrap(), None);
+        assert_eq!(page(&[], Some(5)).add_to(&mut counts).unwrap(), None);
+        assert_eq!(counts, BTreeMap::from([(1, 3), (2, 3), (5, 3)]));
+    }
+
+    #[test]
+    fn a_page_of_counts_that_comes_again_is_a_bad_answer() {
+        let mut counts = BTreeMap::new();
+        assert!(page(&[1, 2], Some(2)).add_to(&mut counts).is_ok());
+        let error = page(&[1, 2], Some(2)).add_to(&mut counts).unwrap_err();
+        assert_eq!(error.category(), ErrorCategory::BadAnswer);
     }
 }

@@ -34,12 +34,14 @@ mod names;
 mod nodes;
 mod places;
 mod retry;
+mod role;
 mod segments;
 mod shard_log;
 mod stats;
 mod versions;
 
 pub use admin::{ForceMerge, Health, HealthReport};
+pub use blocks::WriteBlock;
 pub use bulk::{
     BulkBody, BulkItem, BulkOutcome, BulkRefusal, BulkRequest, BulkVersioning, MAX_BULK_BYTES, convicted,
 };

@@ -2,7 +2,8 @@
 //!
 //! A live chunk holds exactly one sequence number of its shard, so the window `[from, to)` holds at most `to - from`
 //! hits, and a search as large as the window reads all of them: no scroll, no point in time, no order, nothing that
-//! the server has to remember. The caller asks for the primary's global checkpoint first, refreshes then, and reads
+//! the server has to remember. (In an index that was shrunk chunks of several former shards share them. That is an error,
+//! [`ElasticError::is_shared_seq_no`]: a place would no longer tell one chunk from another.) The caller asks for the primary's global checkpoint first, refreshes then, and reads
 //! windows up to that checkpoint.
 //!
 //! A [`Page`] has passed every check of [`check`]; anything else is an error of its window.
@@ -109,10 +110,23 @@ pub struct WindowRequest {
 }
 
 impl WindowRequest {
+    fn width(&self) -> usize {
+        usize::try_from(self.to - self.from).unwrap_or(0)
+    }
+
     /// The most chunks that may come.
     fn size(&self) -> usize {
-        let width = usize::try_from(self.to - self.from).unwrap_or(0);
-        self.most.map_or(width, |most| most.min(width))
+        self.most.map_or(self.width(), |most| most.min(self.width()))
+    }
+
+    /// What it means that it holds more chunks than may come. Never [`ErrorCategory::TooLarge`] where all were asked for.
+    fn too_many(&self, total: usize, of: &str) -> ElasticError {
+        if total > self.width() {
+            let reason = format!("{of}: it holds {total} chunks, more than it has sequence numbers");
+            return ElasticError::shared_seq_no(READING, reason);
+        }
+        let reason = format!("{of}: it holds more than the {} chunks that are wanted", self.size());
+        ElasticError::new(ErrorCategory::TooLarge, READING, reason)
     }
 }
 
@@ -164,9 +178,20 @@ impl Cluster {
     /// The outer error means that no window was read; an inner one is of that window alone: its index does not
     /// exist ([`ErrorCategory::NotFound`]) or is closed ([`ErrorCategory::Invalid`],
     /// [`ElasticError::is_closed_index`]), its shard has no active copy ([`ErrorCategory::Unavailable`]), the server
-    /// has no room ([`ErrorCategory::Overloaded`], after it was asked again for a while), or its page failed a check ([`ErrorCategory::BadAnswer`]).
+    /// has no room ([`ErrorCategory::Overloaded`], after it was asked again for a while), chunks share a sequence number
+    /// ([`ElasticError::is_shared_seq_no`]), or its page failed a check or cannot be read ([`ErrorCategory::BadAnswer`]).
     pub async fn read_windows(&self, requests: &[WindowRequest]) -> Result<Vec<Result<Page>>> {
         self.search_all(requests).await
+    }
+
+    /// [`Cluster::read_windows`] with an answer of at most so many bytes. A larger one is not taken, with
+    /// [`ErrorCategory::TooLarge`].
+    pub async fn read_windows_within(
+        &self,
+        requests: &[WindowRequest],
+        answer_limit: u64,
+    ) -> Result<Vec<Result<Page>>> {
+        self.search_within(requests, answer_limit).await
     }
 }
 
@@ -190,10 +215,9 @@ impl Search for WindowRequest {
         let WindowRequest { index, shard, from, to, .. } = self;
         let of = format!("index `{index}`, shard {shard}, window [{from}, {to})");
         if let RawAnswer::Found(page) = &answer
-            && page.holds_more_than(self.size())
+            && let Some(total) = page.total_beyond(self.size())
         {
-            let reason = format!("{of}: it holds more than the {} chunks that are wanted", self.size());
-            return Err(ElasticError::new(ErrorCategory::TooLarge, READING, reason));
+            return Err(self.too_many(total, &of));
         }
         let expected = Expected {
             shards: Some(1),

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::call::Call;
-use super::catalog::not_concrete;
-use super::cluster::{Cluster, by_groups, parse};
+use super::catalog::{ask_each, not_concrete};
+use super::cluster::{Cluster, parse};
 use super::error::{ElasticError, ErrorCategory, Result};
 use super::names::{IndexName, IndexUuid, SeqNo, ShardNumber};
 
@@ -108,14 +108,15 @@ impl Cluster {
     /// The state of every shard of each index, by its primaries; indices that do not exist are absent.
     ///
     /// An inner error is of that index alone: a shard has no active primary ([`ErrorCategory::Unavailable`]), so
-    /// that a red index is never taken for a smaller one, nor keeps the others from going on. A closed index is an
-    /// outer error ([`ElasticError::is_closed_index`]).
+    /// that a red index is never taken for a smaller one, nor keeps the others from going on; or the server refuses to tell,
+    /// by a block or for want of a privilege ([`ErrorCategory::Forbidden`]). If it refuses that for all of them, it is the outer
+    /// error, and so is a closed index ([`ElasticError::is_closed_index`]).
     pub async fn primary_stats(
         &self,
         indices: &[IndexName],
     ) -> Result<BTreeMap<IndexName, Result<Vec<PrimaryStats>>>> {
-        let found = by_groups(indices, |group| async move { self.stats_of(&group).await }).await?;
-        Ok(found.into_iter().flatten().collect())
+        let found = ask_each(indices, |group| async move { self.stats_of(&group).await }).await?;
+        Ok(found.into_iter().map(|(name, told)| (name, told.flatten())).collect())
     }
 
     pub(super) async fn stats_of(

@@ -43,7 +43,8 @@ fn is_sound(error: &ElasticError) {
     assert!(error.kind().is_none_or(|kind| kind.len() <= MOST_SAID));
 }
 
-fn sound<T>(answer: Result<T, ElasticError>) -> Option<T> {
+/// What was read; an error must be sound.
+pub(super) fn sound<T>(answer: Result<T, ElasticError>) -> Option<T> {
     answer.inspect_err(is_sound).ok()
 }
 

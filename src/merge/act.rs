@@ -8,6 +8,7 @@ mod graph;
 mod judge;
 mod keys;
 mod passes;
+mod set_back;
 mod sources;
 
 use jiff::Timestamp;
@@ -18,14 +19,18 @@ use super::memo::Rechecked;
 use super::observe::parse_memo;
 use super::phase::Phase;
 use super::plan::Action;
+use super::shrunk;
 use super::valid::ValidMerge;
 use crate::state::{QuarantineFilter, UnitKind};
 
 pub(super) use blocks::lift as lift_blocks;
 pub(super) use cutover::abandon;
-pub(super) use destination::{index_spec, is_destination_lost, lost, pinned_index_options};
+pub(super) use destination::{
+    index_spec, interferences, is_destination_lost, lost, misfits, pinned_index_options,
+};
 pub(super) use graph::Places;
-pub(super) use sources::{Matched, match_sources, readable};
+pub(super) use set_back::{KnownPasses, notice_missing_alias, outnumber_forgotten_passes};
+pub(super) use sources::{Matched, match_sources, partial_aliases, readable};
 
 /// The field that holds the embedding, in the sources and in the destination of every contract.
 pub(super) const VECTOR_FIELD: &str = "embedding";
@@ -114,6 +119,7 @@ pub(super) async fn look_for_sources_anew(
 
 /// Tries again what failed. The token is stored last: until then all of it is done again.
 async fn retry(engine: &Engine, spec: &ValidMerge, phase: Phase) -> Result<(), MergeError> {
+    shrunk::look_again(&engine.state, engine.id).await?;
     let units = engine.state.retry_now(engine.id).await?;
     let chunks = engine.state.retry_quarantined(engine.id, &QuarantineFilter::default()).await?;
     engine

@@ -21,10 +21,11 @@ use super::plan::{Action, Next, help, plan};
 use super::preflight::{self, Parts};
 use super::progress::Pace;
 use super::report::{self, Report};
-use super::secrets::Secrets;
+use super::secrets::{SecretSource, Secrets};
 use super::unreached;
 use super::valid::ValidMerge;
 use super::worker::WorkerPool;
+use crate::api::EsIndexMergeSpec;
 use crate::chunk::Transform;
 use crate::collections::Collections;
 use crate::elastic::Cluster;
@@ -56,6 +57,8 @@ pub struct Engine {
     stepping: Mutex<()>,
     /// The name of this process in leases.
     pub(super) process: String,
+    /// The passes that there were, which the state may have forgotten.
+    pub(super) known_passes: act::KnownPasses,
     /// How far the segments of the destination were looked at.
     pub(super) places: std::sync::Mutex<act::Places>,
     /// Collections without an index of which it is known that one would be shown to us.
@@ -192,6 +195,7 @@ impl Engine {
             progressed,
             stepping: Mutex::new(()),
             process: worker,
+            known_passes: act::KnownPasses::default(),
             places: std::sync::Mutex::default(),
             shown: std::sync::Mutex::default(),
         })
@@ -225,8 +229,11 @@ impl Engine {
             Err(MergeError::DestinationLost(_)) => true,
             Err(_) => false,
         };
-        if missed && act::is_destination_lost(self).await? {
-            return Err(self.lost(now).await);
+        if missed {
+            if act::is_destination_lost(self).await? {
+                return Err(self.lost(now).await);
+            }
+            act::notice_missing_alias(self).await?;
         }
         result
     }
@@ -251,6 +258,19 @@ impl Engine {
         Box::pin(unreached::give_up(self, why, now)).await
     }
 
+    /// [`Engine::give_cutover_up`] for a merge that can have no engine, as its spec is refused: what leads to its source and
+    /// to its state is enough. Nothing is done where that is refused too, or leads to no merge of that owner.
+    pub async fn give_refused_up(
+        owner: &str,
+        spec: &EsIndexMergeSpec,
+        secrets: &impl SecretSource,
+        worker: &str,
+        why: &str,
+        now: Timestamp,
+    ) -> Result<bool, MergeError> {
+        Box::pin(unreached::give_up_refused(owner, spec, secrets, worker, why, now)).await
+    }
+
     /// [`Engine::give_cutover_up`] for a process that ends, unless another one is seen to go on with the merge. Takes some
     /// seconds longer, and only in a cutover.
     pub async fn leave_cutover(&self, why: &str, now: Timestamp) -> Result<bool, MergeError> {
@@ -263,6 +283,10 @@ impl Engine {
         let spec = self.spec();
         let (seen, rows) = self.observe().await?;
         let decided = plan(&spec, &seen, now);
+        self.known_passes.note(rows.merge.pass);
+        if rows.memo.destination.is_some() && decided.actions.iter().any(Action::goes_by_passes) {
+            act::outnumber_forgotten_passes(self, rows.merge.pass).await?;
+        }
         for action in &decided.actions {
             if !self.still_decides().await? {
                 return self.help(now).await;
@@ -276,7 +300,10 @@ impl Engine {
                 }
             }
         }
-        let changed = decided.actions.iter().any(Action::changes_what_is_seen);
+        let enters = decided.actions.iter().any(|action| matches!(action, Action::Enter(_)));
+        // The next step looks at once, but for the phase, which whoever makes the steps goes by.
+        let is_left_to_the_next = decided.next == Next::Now && !enters;
+        let changed = decided.actions.iter().any(Action::changes_what_is_seen) && !is_left_to_the_next;
         let (after, rows) = if changed { self.observe().await? } else { (seen.clone(), rows) };
         let following = plan(&spec, &after, now);
         // What the plan would wait for has come: something else is to be done, and at once.
@@ -295,6 +322,7 @@ impl Engine {
     async fn help(&self, now: Timestamp) -> Result<Report, MergeError> {
         let spec = self.spec();
         let (seen, rows) = self.observe().await?;
+        self.known_passes.note(rows.merge.pass);
         let decided = help(&spec, &seen);
         for action in &decided.actions {
             act::act(self, &spec, action, seen.phase, now).await?;

@@ -107,6 +107,9 @@ pub enum MergeError {
     /// The destination cluster.
     #[error("spec.destination: {}; {}", .0, .0.remedy())]
     Destination(#[source] ElasticError),
+    /// The destination cluster, asked to set the aliases.
+    #[error("spec.cutover.aliases: {}; {}", .0, aliases_remedy(.0))]
+    Aliases(#[source] ElasticError),
     /// The application's Postgres.
     #[error("spec.collections.postgres: {}; {}", .0, .0.remedy())]
     Collections(#[from] CollectionsError),
@@ -137,7 +140,7 @@ impl MergeError {
         match self {
             MergeError::Problems { category, .. } => *category,
             MergeError::Source(_) => MergeCategory::SourceUnavailable,
-            MergeError::Destination(_) => MergeCategory::DestinationUnavailable,
+            MergeError::Destination(_) | MergeError::Aliases(_) => MergeCategory::DestinationUnavailable,
             MergeError::Collections(_) => MergeCategory::CollectionsUnavailable,
             MergeError::State(_) => MergeCategory::StateUnavailable,
             MergeError::DestinationLost(_) => MergeCategory::DestinationLost,
@@ -173,6 +176,7 @@ impl MergeError {
             },
             MergeError::Source(_)
             | MergeError::Destination(_)
+            | MergeError::Aliases(_)
             | MergeError::Collections(_)
             | MergeError::State(_)
             | MergeError::Internal(_) => false,
@@ -186,6 +190,7 @@ impl MergeError {
             MergeError::Problems { problems, .. } => problems.iter().all(|problem| problem.may_pass),
             MergeError::Source(_)
             | MergeError::Destination(_)
+            | MergeError::Aliases(_)
             | MergeError::Collections(_)
             | MergeError::State(_) => true,
             MergeError::DestinationLost(_) | MergeError::Internal(_) => false,
@@ -205,6 +210,16 @@ impl MergeError {
     #[must_use]
     pub fn is_source_missing(&self) -> bool {
         matches!(self, MergeError::Source(error) if error.category() == ErrorCategory::NotFound)
+    }
+}
+
+/// What to do about aliases that cannot be set.
+fn aliases_remedy(error: &ElasticError) -> &'static str {
+    // An index or a data stream has taken one of the names since the merge began.
+    if error.category() == ErrorCategory::Invalid {
+        "free the name that the server speaks of, or take it out of the list"
+    } else {
+        error.remedy()
     }
 }
 

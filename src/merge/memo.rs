@@ -29,6 +29,9 @@ pub struct Memo {
     /// When the shard logs were last read for a pass: all earlier operations are in the destination
     /// once that pass is copied.
     pub pass_taken_at: Option<Timestamp>,
+    /// The same moment of the pass before it: all earlier operations are in the destination. Of a still earlier one, if
+    /// that was not copied when the last one was planned.
+    pub copied_until: Option<Timestamp>,
     /// Collections without a readable index at the last resolve, and why.
     pub without_index: BTreeMap<i64, WithoutIndex>,
     /// Indices named by a number that no collection has, at the last resolve.
@@ -49,7 +52,7 @@ impl Memo {
             .map_err(|error| MergeError::Internal(format!("the stored memo cannot be read: {error}")))
     }
 
-    /// The first collection whose index had no shard that answers, and why.
+    /// The first collection whose index could not be read, and why.
     pub(super) fn unavailable(&self) -> Option<String> {
         let mut all = self.without_index.iter();
         let (collection, why) = all.find(|(_, why)| why.reason == NoIndex::IndexUnavailable)?;
@@ -83,11 +86,14 @@ pub enum NoIndex {
     IndexShared,
     /// Its id leads to several indices, or to a data stream.
     IndexAmbiguous,
+    /// Its id is an alias that leaves out a part of the index.
+    AliasFiltered,
     /// The credentials of the source do not show whether there is one.
     IndexHidden,
     /// It is closed.
     IndexClosed,
-    /// A shard of it has no primary that answers, which passes by itself: it starts, or its node restarts.
+    /// A shard of it has no primary that answers, which passes by itself: it starts, or its node restarts. Or the server refuses
+    /// to speak of it.
     IndexUnavailable,
 }
 
@@ -100,6 +106,7 @@ impl NoIndex {
             NoIndex::SourceIsDestination => "SourceIsDestination",
             NoIndex::IndexShared => "IndexShared",
             NoIndex::IndexAmbiguous => "IndexAmbiguous",
+            NoIndex::AliasFiltered => "AliasFiltered",
             NoIndex::IndexHidden => "IndexHidden",
             NoIndex::IndexClosed => "IndexClosed",
             NoIndex::IndexUnavailable => "IndexUnavailable",
@@ -113,6 +120,7 @@ impl NoIndex {
         match self {
             NoIndex::IndexShared
             | NoIndex::IndexAmbiguous
+            | NoIndex::AliasFiltered
             | NoIndex::IndexHidden
             | NoIndex::IndexClosed
             | NoIndex::IndexUnavailable => true,

@@ -19,6 +19,7 @@ mod preflight;
 mod progress;
 mod report;
 pub mod secrets;
+mod shrunk;
 mod unreached;
 mod valid;
 pub mod version;

@@ -43,6 +43,8 @@ pub struct Observation {
     pub blocked_sources: u64,
     /// When the ends of the logs were last read for a pass.
     pub pass_taken_at: Option<Timestamp>,
+    /// All operations before that moment are in the destination, also while the last pass is not copied.
+    pub copied_until: Option<Timestamp>,
     /// The last `spec.retryToken` that was acted upon.
     pub retry_token: String,
     /// When `Completed` was entered.
@@ -125,9 +127,20 @@ impl Observation {
     /// so the longest there is, before the first pass and when the clock was set back since the last one.
     #[must_use]
     pub fn lag(&self, now: Timestamp) -> Duration {
-        let taken = self.pass_taken_at.filter(|&taken| taken <= now);
-        taken.map_or(Duration::MAX, |taken| super::elapsed(taken, now))
+        since(self.pass_taken_at, now)
     }
+
+    /// How far the destination may be behind the sources now: while units of the last pass are open, that one does not count.
+    #[must_use]
+    pub fn lag_now(&self, now: Timestamp) -> Duration {
+        if self.copy.open > 0 { since(self.copied_until, now) } else { self.lag(now) }
+    }
+}
+
+/// The time since that moment; the longest there is where it is not known, or lies ahead.
+fn since(moment: Option<Timestamp>, now: Timestamp) -> Duration {
+    let moment = moment.filter(|&moment| moment <= now);
+    moment.map_or(Duration::MAX, |moment| super::elapsed(moment, now))
 }
 
 /// A merge of which nothing is done yet, for the tests of the plan.
@@ -147,6 +160,7 @@ pub(super) fn test_observation(graph: GraphMemo) -> Observation {
         workers_stopped: false,
         blocked_sources: 0,
         pass_taken_at: None,
+        copied_until: None,
         retry_token: String::new(),
         completed_at: None,
         deletion: DeletionSeen::default(),
@@ -177,9 +191,11 @@ impl Engine {
         let memo = parse_memo(&merge)?;
         let phase = Phase::parse(&merge.phase)
             .ok_or_else(|| MergeError::Internal(format!("the stored phase {:?} is unknown", merge.phase)))?;
-        let totals = self.state.totals(self.id).await?;
-        let sources = self.state.sources(self.id).await?;
-        let shards = self.state.shards(self.id).await?;
+        let (totals, sources, shards) = tokio::try_join!(
+            self.state.totals(self.id),
+            self.state.sources(self.id),
+            self.state.shards(self.id),
+        )?;
         let readable: BTreeSet<SourceId> = active(&sources).map(|source| source.id).collect();
         let any_shard = |is_behind: fn(&ShardRow) -> bool| {
             shards.iter().any(|shard| readable.contains(&shard.source) && is_behind(shard))
@@ -199,6 +215,7 @@ impl Engine {
             workers_stopped: memo.workers_stopped,
             blocked_sources: sources.iter().filter(|source| source.blocked_by_us).count() as u64,
             pass_taken_at: memo.pass_taken_at,
+            copied_until: memo.copied_until,
             retry_token: merge.retry_token.clone(),
             completed_at: merge.completed_at,
             deletion: DeletionSeen::of(&sources),

@@ -68,7 +68,7 @@ pub enum Action {
     AbandonCutover(String),
     /// Lift the blocks that we set.
     UnblockSources,
-    /// Our own alias and settings away, aliases asked for; ends the list if there has to be another verdict first.
+    /// Our own alias and settings away, aliases asked for; ends the list if there has to be another verdict or attempt first.
     Finish,
     /// A new `spec.retryToken`: what failed is tried again at once, chunks in quarantine are compared once more.
     Retry,
@@ -81,6 +81,21 @@ pub enum Action {
 }
 
 impl Action {
+    /// Whether it plans, writes or deletes, or has others do it, under versions that begin with the number of the pass.
+    #[must_use]
+    pub fn goes_by_passes(&self) -> bool {
+        matches!(
+            self,
+            Action::ResolveSources
+                | Action::PlanPass(_)
+                | Action::RunWorkers(_)
+                | Action::PlanLastPass
+                | Action::FollowDeletions
+                | Action::ReconcileKeys
+                | Action::Retry
+        )
+    }
+
     /// False for what only lets workers go or rest.
     #[must_use]
     pub fn changes_what_is_seen(&self) -> bool {
@@ -248,10 +263,9 @@ fn synced(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     }
     let lag = seen.lag(now);
     // Further away than any pause: the clock was set back since.
-    let is_pausing = seen
-        .cutover
-        .retry_at
-        .is_some_and(|retry_at| retry_at > now && super::elapsed(now, retry_at) <= CUTOVER_RETRY_MAX);
+    let is_ahead = |retry_at: Timestamp| retry_at > now && super::elapsed(now, retry_at) <= CUTOVER_RETRY_MAX;
+    // Whoever led back here from a negative verdict asked for another one, and does not wait for it.
+    let is_pausing = !is_negative(seen) && seen.cutover.retry_at.is_some_and(is_ahead);
     let held_up = if spec.cutover.hold {
         let message = "follows the sources until spec.cutover.hold is false".to_owned();
         Some(Waiting { reason: "CutoverHeld", message })
@@ -312,11 +326,9 @@ fn cutting_over(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     let Some(started_at) = cutover.started_at else {
         // Given up by a process that died before it left the phase: nothing is blocked without an attempt, as only an
         // attempt has a time-out.
-        let is_negative = seen.verdict.as_ref().is_some_and(|verdict| !verdict.positive);
-        return go(vec![Action::Enter(if is_negative { Phase::Failed } else { Phase::Synced })]);
+        return go(vec![Action::Enter(if is_negative(seen) { Phase::Failed } else { Phase::Synced })]);
     };
-    let is_negative = seen.verdict.as_ref().is_some_and(|verdict| !verdict.positive);
-    if !is_negative && is_overdue(started_at, spec, now) {
+    if !is_negative(seen) && is_overdue(started_at, spec.cutover.timeout, now) {
         let mut reason =
             format!("not done within spec.cutover.timeout ({} s)", spec.cutover.timeout.as_secs());
         if let Some(unavailable) = &seen.unavailable {
@@ -358,8 +370,13 @@ fn cutting_over(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
 
 /// Whether an attempt to cut over took too long. Also when it began far in the future: then the clock was set back, and
 /// nobody knows how long writers waited.
-pub(super) fn is_overdue(started_at: Timestamp, spec: &ValidMerge, now: Timestamp) -> bool {
-    super::apart(started_at, now) > spec.cutover.timeout
+pub(super) fn is_overdue(started_at: Timestamp, timeout: Duration, now: Timestamp) -> bool {
+    super::apart(started_at, now) > timeout
+}
+
+/// Whether the last judgement is against the merge.
+fn is_negative(seen: &Observation) -> bool {
+    seen.verdict.as_ref().is_some_and(|verdict| !verdict.positive)
 }
 
 fn finish() -> Plan {

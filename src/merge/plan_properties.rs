@@ -15,6 +15,7 @@ use super::observe::{DeletionSeen, DestinationSeen, Observation, Walk};
 use super::phase::Phase;
 use super::plan::{Action, Next, Plan, help, plan};
 use super::valid::{SourceWrites, ValidMerge, Verification, test_merge};
+use crate::elastic::IndexName;
 
 mod world;
 
@@ -30,11 +31,15 @@ const REASONS: [&str; 6] = [
 /// Steps within which a merge that nothing disturbs is at its end, or waits for what it names.
 const STEPS: usize = 60;
 
+fn alias() -> IndexName {
+    IndexName::parse("chunks").unwrap()
+}
+
 fn any_spec() -> impl Strategy<Value = ValidMerge> {
     let token = select(vec!["", "again"]);
     let retention = proptest::option::of((0..4_000_u64).prop_map(Duration::from_secs));
-    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), token, retention).prop_map(
-        |(suspend, hold, blocks, full, token, retention)| {
+    (any::<[bool; 5]>(), token, retention).prop_map(
+        |([suspend, hold, blocks, full, aliases], token, retention)| {
             let mut spec = test_merge();
             spec.suspend = suspend;
             spec.cutover.hold = hold;
@@ -42,6 +47,7 @@ fn any_spec() -> impl Strategy<Value = ValidMerge> {
             spec.verification = if full { Verification::Full } else { Verification::Counts };
             spec.retry_token = token.to_owned();
             spec.cutover.delete_sources_after = retention;
+            spec.cutover.aliases = if aliases { vec![alias()] } else { Vec::new() };
             spec
         },
     )
@@ -112,6 +118,7 @@ fn any_observation() -> impl Strategy<Value = Observation> {
                 workers_stopped: flags[6],
                 blocked_sources,
                 pass_taken_at: pass,
+                copied_until: None,
                 retry_token: token.to_owned(),
                 completed_at: pass,
                 deletion: DeletionSeen {
@@ -185,6 +192,10 @@ fn is_sound(spec: &ValidMerge, seen: &Observation, made: &Plan) {
         assert!(seen.phase == Phase::CuttingOver && spec.cutover.source_writes == SourceWrites::Block);
         assert!(seen.cutover.started_at.is_some(), "a block without an attempt has no time-out");
     }
+    if made.waiting.as_ref().is_some_and(|waiting| waiting.reason == "CutoverRetrying") {
+        let is_asked_for = seen.verdict.as_ref().is_some_and(|verdict| !verdict.positive);
+        assert!(!is_asked_for, "somebody asked for another verdict, and waits: {made:?}");
+    }
     let is_given_up = seen.cutover.started_at.is_none();
     if seen.phase == Phase::CuttingOver
         && !is_given_up
@@ -204,6 +215,11 @@ fn is_sound(spec: &ValidMerge, seen: &Observation, made: &Plan) {
         assert!(seen.verdict.as_ref().is_some_and(|verdict| verdict.positive));
         assert!(spec.cutover.delete_sources_after.is_some());
         assert_eq!(spec.cutover.source_writes, SourceWrites::Block);
+    }
+    if made.next == Next::Settled && seen.blocked_sources > 0 {
+        let is_kept = seen.phase == Phase::Completed && spec.cutover.source_writes == SourceWrites::Block;
+        let are_served = has(|action| matches!(action, Action::UnblockSources | Action::AbandonCutover(_)));
+        assert!(is_kept || are_served, "writers are refused at rest: {made:?}");
     }
     let is_over = matches!(seen.phase, Phase::Completed | Phase::Failed);
     if spec.suspend && !is_over {
@@ -237,6 +253,13 @@ proptest! {
         };
         let is_named = made.waiting.is_some() || world.is_over() || spec.suspend;
         prop_assert!(is_named, "{:?} {:?}", made, world);
+        // For an index that cannot be read writers wait until the attempt takes too long, and after the end for ever.
+        let is_index_awaited = made.waiting.as_ref().is_some_and(|why| why.reason == "IndexUnavailable");
+        let may_be_refused = match world.seen.phase {
+            Phase::CuttingOver => is_index_awaited,
+            phase => phase == Phase::Completed,
+        };
+        prop_assert!(may_be_refused || world.seen.blocked_sources == 0, "{:?} {:?}", made, world);
         // And from any wait to the end, as soon as nothing is in the way.
         let mut free = spec.clone();
         free.suspend = false;
@@ -250,8 +273,8 @@ proptest! {
         }
         let expected = if world.positive { Phase::Completed } else { Phase::Failed };
         prop_assert_eq!(world.seen.phase, expected, "{:?}", world);
-        let keeps_blocks = expected == Phase::Completed && world.seen.cutover.blocked;
-        prop_assert_eq!(world.seen.blocked_sources > 0, keeps_blocks);
+        let blocks = spec.cutover.source_writes == SourceWrites::Block;
+        prop_assert_eq!(world.seen.blocked_sources > 0, blocks && expected == Phase::Completed);
     }
 
     #[test]
@@ -295,4 +318,28 @@ fn a_process_that_dies_after_it_gave_a_cutover_up_leaves_no_source_blocked_again
         assert_eq!(made.actions, [Action::Enter(next)]);
         assert_eq!(world.seen.blocked_sources, 0);
     }
+}
+
+#[test]
+fn a_process_that_dies_after_it_handed_the_destination_over_leaves_nothing_but_the_end_to_do() {
+    let mut spec = test_merge();
+    spec.cutover.aliases = vec![alias()];
+    let mut world = World::new(GraphMemo::Direct, true);
+    let finishes = |world: &World| plan(&spec, &world.seen, start()).actions.first() == Some(&Action::Finish);
+    for _ in 0..STEPS {
+        if finishes(&world) {
+            break;
+        }
+        world.step(&spec, start(), usize::MAX);
+        world.work();
+    }
+    world.step(&spec, start(), 1);
+    assert!(world.seen.phase == Phase::CuttingOver && world.seen.cutover.handed_over, "{world:?}");
+    // Neither what is asked for meanwhile nor the time leads back, nor a process that comes late.
+    spec.suspend = true;
+    "again".clone_into(&mut spec.retry_token);
+    world.act(&spec, &Action::BeginCutover, later(3_000));
+    world.step(&spec, later(4_000), usize::MAX);
+    assert_eq!((world.seen.phase, world.seen.blocked_sources), (Phase::Completed, 1));
+    assert_eq!(world.step(&spec, later(4_001), usize::MAX).next, Next::Settled);
 }

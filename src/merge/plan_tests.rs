@@ -121,7 +121,8 @@ impl World {
             }
             Action::AbandonCutover(_) => {
                 seen.blocked_sources = 0;
-                seen.cutover = CutoverMemo::default();
+                let retry_at = self.now.checked_add(SignedDuration::from_secs(30)).ok();
+                seen.cutover = CutoverMemo { retry_at, ..CutoverMemo::default() };
             }
             Action::UnblockSources => seen.blocked_sources = 0,
             Action::Retry => {
@@ -208,12 +209,33 @@ fn a_negative_verdict_lifts_the_blocks_and_ends_in_failed() {
 }
 
 #[test]
-fn a_failed_merge_is_judged_again_when_the_basis_changes() {
+fn a_failed_merge_is_judged_again_at_once_when_the_tolerations_change() {
+    for (positive, end) in [(true, Phase::Completed), (false, Phase::Failed)] {
+        let mut world = World::new(GraphMemo::Direct, 0, false);
+        world.walk(&[]);
+        let paused_until = world.seen.cutover.retry_at.unwrap();
+        world.positive = positive;
+        world.spec.tolerations.max_quarantined = 5;
+        assert_eq!(world.walk_from_failed(), end);
+        assert!(world.now < paused_until, "it waited as after an attempt that was given up");
+        assert_eq!(world.step(usize::MAX).next, Next::Settled);
+    }
+}
+
+#[test]
+fn what_leads_back_from_a_negative_verdict_is_no_reason_to_hurry_the_attempt_after_it() {
     let mut world = World::new(GraphMemo::Direct, 0, false);
     world.walk(&[]);
-    world.positive = true;
     world.spec.tolerations.max_quarantined = 5;
-    assert_eq!(world.walk_from_failed(), Phase::Completed);
+    while world.seen.phase != Phase::CuttingOver {
+        world.step(usize::MAX);
+    }
+    world.now = world.now.checked_add(SignedDuration::from_hours(1)).unwrap();
+    world.step(usize::MAX);
+    assert_eq!(world.seen.phase, Phase::Synced, "it took too long");
+    world.step(usize::MAX);
+    let waiting = plan(&world.spec, &world.seen, world.now).waiting;
+    assert_eq!(waiting.map(|waiting| waiting.reason), Some("CutoverRetrying"));
 }
 
 /// A process that was paused in an attempt of its own comes back, and clears the verdict of the one after it.

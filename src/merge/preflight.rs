@@ -3,18 +3,19 @@
 //! Also the preview (`plan`): what would be merged, found without writing anything anywhere.
 
 mod destination;
+mod role;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::identity;
 use std::time::Duration;
 
 use futures::future::join4;
 
 use self::destination::{Aliases, check_destination};
-use super::act::{self, Matched, match_sources};
+use self::role::{partial_role, privilege_problem};
+use super::act::{self, Matched, match_sources, partial_aliases};
 use super::error::{MergeCategory, MergeError, Problem, STATE_POSTGRES};
 use super::memo::WithoutIndex;
-use super::observe::parse_memo;
 use super::phase::Phase;
 use super::secrets::{ClusterAccess, Secrets};
 use super::valid::{SourceWrites, ValidMerge};
@@ -219,6 +220,7 @@ fn as_problems(error: MergeError) -> Vec<Problem> {
         MergeError::Problems { problems, .. } => return problems,
         MergeError::Source(error) => ("spec.source", error.into()),
         MergeError::Destination(error) => ("spec.destination", error.into()),
+        MergeError::Aliases(error) => ("spec.cutover.aliases", error.into()),
         MergeError::Collections(error) => ("spec.collections.postgres", error.into()),
         MergeError::State(error) => (STATE_POSTGRES, error.into()),
         MergeError::DestinationLost(message) => {
@@ -244,7 +246,12 @@ pub(super) async fn source(merge: &ValidMerge, secrets: &Secrets) -> Result<Clus
     cluster(&merge.source_urls, merge.source_insecure, &secrets.source).await
 }
 
-async fn cluster(urls: &[url::Url], insecure: bool, access: &ClusterAccess) -> Result<Cluster, ElasticError> {
+/// One cluster.
+pub(super) async fn cluster(
+    urls: &[url::Url],
+    insecure: bool,
+    access: &ClusterAccess,
+) -> Result<Cluster, ElasticError> {
     let config = ClusterConfig {
         credentials: access.credentials.clone(),
         ca_pem: access.ca_pem.clone(),
@@ -273,7 +280,9 @@ async fn matched(
 ) -> Result<Matched, MergeError> {
     let rows = collections.list().await?;
     let catalog = source.resolve().await.map_err(MergeError::Source)?;
-    let mut matched = match_sources(&rows, &catalog, |id| merge.wants(id), &merge.destination.index, &[]);
+    let partial = partial_aliases(source, &rows, &catalog).await.map_err(MergeError::Source)?;
+    let mut matched =
+        match_sources(&rows, &catalog, &partial, |id| merge.wants(id), &merge.destination.index, &[]);
     let missing = matched.missing();
     matched.ask_for(source, &missing).await.map_err(MergeError::Source)?;
     Ok(matched)
@@ -295,7 +304,14 @@ async fn check(
     };
     let of_destination = async {
         let Some(destination) = destination else { return Ok(Vec::new()) };
-        in_time("spec.destination", check_destination(merge, destination, aliases)).await
+        let checking = async {
+            let mut problems = check_destination(merge, destination, aliases).await?;
+            let name = merge.destination.index.to_string();
+            let partial = partial_role("spec.destination.credentialsSecretRef", destination, &[name]).await;
+            problems.extend(partial.map_err(MergeError::Destination)?);
+            Ok(problems)
+        };
+        in_time("spec.destination", checking).await
     };
     let (of_source, of_destination) = tokio::join!(of_source, of_destination);
     [of_source, of_destination].into_iter().flat_map(|found| found.unwrap_or_else(identity)).collect()
@@ -321,7 +337,11 @@ async fn check_source(
 ) -> Result<Vec<Problem>, MergeError> {
     let catalog = source.resolve().await;
     let matched = match &catalog {
-        Ok(catalog) => match_sources(rows, catalog, |id| merge.wants(id), &merge.destination.index, &[]),
+        // What is behind an alias is asked about, whether all of it is shown or not.
+        Ok(catalog) => {
+            let partial = BTreeSet::new();
+            match_sources(rows, catalog, &partial, |id| merge.wants(id), &merge.destination.index, &[])
+        }
         Err(_) => Matched::default(),
     };
     let mut privileges = vec!["read", "view_index_metadata", "monitor", "maintenance"];
@@ -333,19 +353,22 @@ async fn check_source(
     }
     // Who may see no index sees none: then those that should be there are asked for.
     let wanted = rows.iter().map(|row| row.id).filter(|&id| merge.wants(id)).map(|id| id.to_string());
-    let sample: Vec<String> = if matched.indices.is_empty() {
+    let names: Vec<String> = if matched.indices.is_empty() {
         wanted.take(PRIVILEGE_SAMPLE).collect()
     } else {
-        matched.indices.values().take(PRIVILEGE_SAMPLE).map(ToString::to_string).collect()
+        matched.indices.values().map(ToString::to_string).collect()
     };
-    let asked: Vec<(&str, &[&str])> =
-        sample.iter().map(|index| (index.as_str(), privileges.as_slice())).collect();
+    let sample = names.iter().take(PRIVILEGE_SAMPLE);
+    let asked: Vec<(&str, &[&str])> = sample.map(|index| (index.as_str(), privileges.as_slice())).collect();
     let missing = source.missing_privileges(&asked, &["monitor"]).await.map_err(MergeError::Source)?;
     if !missing.is_empty() {
         return Ok(vec![privilege_problem("spec.source.credentialsSecretRef", &missing)]);
     }
     catalog.map_err(MergeError::Source)?;
-    Ok(check_vectors(merge, source, &matched).await?.into_iter().collect())
+    let partial = partial_role("spec.source.credentialsSecretRef", source, &names).await;
+    let mut problems: Vec<Problem> = partial.map_err(MergeError::Source)?.into_iter().collect();
+    problems.extend(check_vectors(merge, source, &matched).await?);
+    Ok(problems)
 }
 
 /// When every source that was looked at has embeddings of another size, the spec is wrong; single ones are
@@ -356,9 +379,10 @@ async fn check_vectors(
     matched: &Matched,
 ) -> Result<Option<Problem>, MergeError> {
     let names: Vec<IndexName> = matched.indices.values().take(VECTOR_SAMPLE).cloned().collect();
-    let described = source.describe(&names).await.map_err(MergeError::Source)?;
+    let described = source.describe_each(&names).await.map_err(MergeError::Source)?;
     let sizes: Vec<u64> = described
         .values()
+        .flatten()
         .filter_map(|info| {
             info.mapping.pointer("/properties/embedding/dims").and_then(serde_json::Value::as_u64)
         })
@@ -375,28 +399,15 @@ async fn check_vectors(
     }))
 }
 
-/// Where the merge stands with its aliases. A state that cannot be read is a problem of its own.
+/// Whether the names of its aliases have to be free. A state that cannot be read is a problem of its own.
 async fn aliases(merge: &ValidMerge, state: Option<&State>) -> Aliases {
     let Some(state) = state else { return Aliases::Due };
     let Ok(row) = state.merge_of(&merge.owner, &merge.identity()).await else { return Aliases::Due };
     let Some(row) = row.filter(|row| row.released_at.is_none()) else { return Aliases::Wanted };
-    let is_handed_over = parse_memo(&row).is_ok_and(|memo| memo.cutover.handed_over);
     match Phase::parse(&row.phase) {
-        Some(Phase::Completed) => Aliases::Given,
-        _ if is_handed_over => Aliases::Given,
         Some(Phase::Pending | Phase::Preparing) => Aliases::Wanted,
         _ => Aliases::Due,
     }
-}
-
-fn privilege_problem(field: &str, missing: &[String]) -> Problem {
-    let named: Vec<&str> = missing.iter().take(8).map(String::as_str).collect();
-    let more = missing.len().saturating_sub(named.len());
-    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Problem::new(
-        field,
-        format!("privileges are missing: {}{rest}; grant them to the user or the API key", named.join(", ")),
-    )
 }
 
 #[cfg(test)]

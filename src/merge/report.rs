@@ -27,7 +27,7 @@ pub struct Report {
     pub next: Next,
     /// How far it is.
     pub progress: Progress,
-    /// How far the destination may be behind the sources; known from `Synced` on.
+    /// How far the destination may be behind the sources, counting what is copied; known from `Synced` on.
     pub lag: Option<Duration>,
     /// Name and uuid of the destination index.
     pub destination: Option<(String, String)>,
@@ -166,7 +166,7 @@ pub(super) fn report(inputs: &Inputs<'_>, pace: &mut Pace) -> Report {
         next: inputs.next,
         progress: progress(seen.phase, rows, pace, now),
         lag: matches!(seen.phase, Phase::Synced | Phase::CuttingOver)
-            .then(|| seen.lag(now))
+            .then(|| seen.lag_now(now))
             .filter(|&lag| lag < Duration::MAX),
         destination: rows
             .memo

@@ -67,13 +67,7 @@ pub async fn resolve(spec: &EsIndexMergeSpec, secrets: &impl SecretSource) -> Re
         Some(postgres) => reader.database(STATE, postgres).await,
         None => collections.clone(),
     };
-    let source = reader
-        .cluster(
-            "spec.source",
-            spec.source.credentials_secret_ref.as_ref(),
-            spec.source.ca_secret_ref.as_ref(),
-        )
-        .await;
+    let source = reader.source(spec).await;
     let destination = reader
         .cluster(
             "spec.destination",
@@ -99,6 +93,16 @@ pub async fn resolve_state(
     let field = if own.is_some() { STATE } else { COLLECTIONS };
     let login = reader.database(field, spec.state_postgres()).await;
     login.ok_or(MergeError::Problems { category: MergeCategory::SecretInvalid, problems: reader.problems })
+}
+
+/// Reads only what leads to the source cluster.
+pub async fn resolve_source(
+    spec: &EsIndexMergeSpec,
+    secrets: &impl SecretSource,
+) -> Result<ClusterAccess, MergeError> {
+    let mut reader = Reader { secrets, problems: Vec::new() };
+    let access = reader.source(spec).await;
+    access.ok_or(MergeError::Problems { category: MergeCategory::SecretInvalid, problems: reader.problems })
 }
 
 const COLLECTIONS: &str = "spec.collections.postgres";
@@ -196,6 +200,12 @@ impl<S: SecretSource> Reader<'_, S> {
         };
         let ca_pem = self.authority(field, postgres.ca_secret_ref.as_ref()).await;
         Some(Login { url: url?, ca_pem: ca_pem? })
+    }
+
+    async fn source(&mut self, spec: &EsIndexMergeSpec) -> Option<ClusterAccess> {
+        let source = &spec.source;
+        let (credentials, ca) = (source.credentials_secret_ref.as_ref(), source.ca_secret_ref.as_ref());
+        self.cluster("spec.source", credentials, ca).await
     }
 
     /// `Some(None)`: none is named.

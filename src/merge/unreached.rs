@@ -2,7 +2,7 @@
 //!
 //! A destination that is down keeps an engine from being connected, and with it from ending what it began; one that is
 //! lost, a process that ends and a spec that is refused leave nobody to end it. But nobody may be refused for ever: the
-//! state and the source are enough to lift write blocks.
+//! state and the source are enough to lift write blocks, and so is the part of a spec that leads to them.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,9 @@ use super::observe::parse_memo;
 use super::phase::Phase;
 use super::plan::is_overdue;
 use super::preflight;
-use super::secrets::Secrets;
-use super::valid::{SourceWrites, ValidMerge};
+use super::secrets::{self, SecretSource, Secrets};
+use super::valid::{SourceAndState, SourceWrites, ValidMerge};
+use crate::api::EsIndexMergeSpec;
 use crate::elastic::Cluster;
 use crate::state::{MergeId, MergeRow, State};
 
@@ -36,6 +37,31 @@ enum Reason {
     LeftOver,
 }
 
+/// What holds for writers.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    /// How long an attempt to cut over may take; `None`: nobody goes on with it, so it is given up.
+    timeout: Option<Duration>,
+    /// Whether those of a complete merge are refused.
+    source_writes: SourceWrites,
+}
+
+impl Terms {
+    /// Those of a spec that is refused: what it says of a complete merge is not believed.
+    const REFUSED: Terms = Terms { timeout: None, source_writes: SourceWrites::Block };
+
+    /// Those of the spec.
+    fn of(merge: &ValidMerge) -> Terms {
+        let timeout = (!merge.suspend).then_some(merge.cutover.timeout);
+        Terms { timeout, source_writes: merge.cutover.source_writes }
+    }
+
+    /// Those of the spec, for a process that does not go on with the merge.
+    fn left_alone(engine: &Engine) -> Terms {
+        Terms { timeout: None, ..Terms::of(&engine.spec()) }
+    }
+}
+
 /// Lifts the blocks of a complete merge that is asked to go back, and those that an attempt left which is over; gives one up
 /// that took too long or is suspended.
 pub(super) async fn serve_writers(
@@ -46,7 +72,8 @@ pub(super) async fn serve_writers(
 ) -> Result<(), MergeError> {
     let state = State::connect(&secrets.state, &merge.state_schema).await?;
     let Some(row) = state.merge_of(&merge.owner, &merge.identity()).await? else { return Ok(()) };
-    if !are_to_be_served(&state, merge, &row, now).await? {
+    let terms = Terms::of(merge);
+    if !are_to_be_served(&state, terms, &row, now).await? {
         return Ok(());
     }
     let source = preflight::source(merge, secrets).await.map_err(MergeError::Source)?;
@@ -55,34 +82,49 @@ pub(super) async fn serve_writers(
         return Ok(());
     }
     let why = "not everything that it needs can be reached";
-    let service = Service { merge, state: &state, source: &source, id: row.id, process, why, now };
+    let service = Service { terms, state: &state, source: &source, id: row.id, process, why, now };
     service.with_lease().await.map(drop)
 }
 
 /// The same for a merge that this process does not go on with, as if it were suspended: nothing is held then. True if anything
 /// was to be done and is.
 pub(super) async fn give_up(engine: &Engine, why: &str, now: Timestamp) -> Result<bool, MergeError> {
-    let merge = left_alone(engine);
     let Engine { state, source, id, process, .. } = engine;
-    let (id, process) = (*id, process.as_str());
-    loop {
-        let row = engine.merge_row().await?;
-        if !are_to_be_served(state, &merge, &row, now).await? || !wait_for_step(state, id, process).await? {
-            return Ok(false);
-        }
-        let service = Service { merge: &merge, state, source, id, process, why, now };
-        // Where the lease was lost in the middle, what is left to be done is looked at again.
-        if let Some(served) = service.with_lease().await? {
-            return Ok(served);
-        }
+    let terms = Terms::left_alone(engine);
+    Service { terms, state, source, id: *id, process: process.as_str(), why, now }.wait_and_serve().await
+}
+
+/// The same for a merge that no process goes on with, as its spec is refused. False also where the spec does not say, or
+/// says otherwise, where the merge was begun.
+pub(super) async fn give_up_refused(
+    owner: &str,
+    spec: &EsIndexMergeSpec,
+    secrets: &impl SecretSource,
+    process: &str,
+    why: &str,
+    now: Timestamp,
+) -> Result<bool, MergeError> {
+    let Ok(part) = SourceAndState::parse(spec) else { return Ok(false) };
+    let login = secrets::resolve_state(spec, secrets).await?;
+    let state = State::connect(&login, &part.state_schema).await?;
+    let Some(row) = state.merge_of(owner, &part.identity).await? else { return Ok(false) };
+    let terms = Terms::REFUSED;
+    if !are_to_be_served(&state, terms, &row, now).await? {
+        return Ok(false);
     }
+    let access = secrets::resolve_source(spec, secrets).await?;
+    let source = preflight::cluster(&part.source_urls, part.source_insecure, &access)
+        .await
+        .map_err(MergeError::Source)?;
+    let service = Service { terms, state: &state, source: &source, id: row.id, process, why, now };
+    service.wait_and_serve().await
 }
 
 /// The same for a process that ends: others that work at the merge go on with it, and each of them asks for the lease of a step
 /// again and again.
 pub(super) async fn leave(engine: &Engine, why: &str, now: Timestamp) -> Result<bool, MergeError> {
-    let merge = left_alone(engine);
-    if !are_to_be_served(&engine.state, &merge, &engine.merge_row().await?, now).await? {
+    let terms = Terms::left_alone(engine);
+    if !are_to_be_served(&engine.state, terms, &engine.merge_row().await?, now).await? {
         return Ok(false);
     }
     // This process makes none any more.
@@ -97,22 +139,17 @@ pub(super) async fn leave(engine: &Engine, why: &str, now: Timestamp) -> Result<
     give_up(engine, why, now).await
 }
 
-/// The merge as it is for a process that does not go on with it.
-fn left_alone(engine: &Engine) -> ValidMerge {
-    ValidMerge { suspend: true, ..ValidMerge::clone(&engine.spec()) }
-}
-
 /// Whether there is anything to be done for writers.
 async fn are_to_be_served(
     state: &State,
-    merge: &ValidMerge,
+    terms: Terms,
     row: &MergeRow,
     now: Timestamp,
 ) -> Result<bool, MergeError> {
     if row.released_at.is_some() {
         return Ok(false);
     }
-    Ok(match reason(merge, row, now)? {
+    Ok(match reason(terms, row, now)? {
         Some(Reason::Cutover) => true,
         Some(Reason::WayBack | Reason::LeftOver) => {
             state.sources(row.id).await?.iter().any(|source| source.blocked_by_us)
@@ -134,9 +171,9 @@ async fn wait_for_step(state: &State, id: MergeId, process: &str) -> Result<bool
     Ok(true)
 }
 
-/// What it takes to serve writers, once this process has the lease for a step.
+/// What it takes to serve writers.
 struct Service<'a> {
-    merge: &'a ValidMerge,
+    terms: Terms,
     state: &'a State,
     source: &'a Cluster,
     id: MergeId,
@@ -146,7 +183,25 @@ struct Service<'a> {
 }
 
 impl Service<'_> {
-    /// Gives the lease back afterwards. True if anything was to be done and is; `None` if the lease was lost before.
+    /// Serves writers with the lease for a step, unless another process decides. True if anything was to be done and is.
+    async fn wait_and_serve(&self) -> Result<bool, MergeError> {
+        let Service { terms, state, id, process, now, .. } = *self;
+        loop {
+            // As it is now.
+            let Some(row) = state.merge(id).await? else { return Ok(false) };
+            let is_due = are_to_be_served(state, terms, &row, now).await?;
+            if !is_due || !wait_for_step(state, id, process).await? {
+                return Ok(false);
+            }
+            // Where the lease was lost in the middle, what is left to be done is looked at again.
+            if let Some(served) = self.with_lease().await? {
+                return Ok(served);
+            }
+        }
+    }
+
+    /// For a process that has the lease for a step, which is given back afterwards. True if anything was to be done and is;
+    /// `None` if the lease was lost before.
     async fn with_lease(&self) -> Result<Option<bool>, MergeError> {
         let served = tokio::select! {
             served = self.serve() => served.map(Some),
@@ -160,10 +215,10 @@ impl Service<'_> {
 
     /// With the lease, so that nobody else decides.
     async fn serve(&self) -> Result<bool, MergeError> {
-        let Service { merge, state, source, id, why, now, .. } = *self;
+        let Service { terms, state, source, id, why, now, .. } = *self;
         // As it is now.
         let Some(row) = state.merge(id).await? else { return Ok(false) };
-        match reason(merge, &row, now)? {
+        match reason(terms, &row, now)? {
             Some(Reason::Cutover) => {
                 act::abandon(state, source, id, why, now).await?;
                 state.enter_phase(id, Phase::CuttingOver.as_str(), Phase::Synced.as_str()).await?;
@@ -179,18 +234,16 @@ impl Service<'_> {
 }
 
 /// Why writers are to be served now; `None`: they are not, or nobody knows that phase.
-fn reason(merge: &ValidMerge, row: &MergeRow, now: Timestamp) -> Result<Option<Reason>, MergeError> {
+fn reason(terms: Terms, row: &MergeRow, now: Timestamp) -> Result<Option<Reason>, MergeError> {
     let reason = match Phase::parse(&row.phase) {
-        Some(Phase::Completed) => {
-            (merge.cutover.source_writes == SourceWrites::Allow).then_some(Reason::WayBack)
-        }
+        Some(Phase::Completed) => (terms.source_writes == SourceWrites::Allow).then_some(Reason::WayBack),
         Some(Phase::CuttingOver) => {
             let memo = parse_memo(row)?;
             let is_negative = memo.verdict.is_some_and(|verdict| !verdict.positive);
             match memo.cutover.started_at {
                 _ if memo.cutover.handed_over => None,
                 Some(started_at) if !is_negative => {
-                    let is_over = merge.suspend || is_overdue(started_at, merge, now);
+                    let is_over = terms.timeout.is_none_or(|timeout| is_overdue(started_at, timeout, now));
                     is_over.then_some(Reason::Cutover)
                 }
                 Some(_) | None => Some(Reason::LeftOver),
@@ -258,7 +311,7 @@ mod tests {
     }
 
     fn why(merge: &ValidMerge, row: &MergeRow) -> Option<Reason> {
-        reason(merge, row, now()).unwrap()
+        reason(Terms::of(merge), row, now()).unwrap()
     }
 
     #[test]
@@ -299,5 +352,13 @@ mod tests {
         for row in [negative, row(Phase::CuttingOver, |_| ()), row(Phase::Synced, |_| ())] {
             assert_eq!(why(&test_merge(), &row), Some(Reason::LeftOver), "{row:?}");
         }
+    }
+
+    #[test]
+    fn a_spec_that_is_refused_gives_a_cutover_up_and_leaves_a_complete_merge_as_it_is() {
+        let why = |row: &MergeRow| reason(Terms::REFUSED, row, now()).unwrap();
+        assert_eq!(why(&row(Phase::CuttingOver, attempt(10))), Some(Reason::Cutover));
+        assert_eq!(why(&row(Phase::Failed, |_| ())), Some(Reason::LeftOver));
+        assert_eq!(why(&row(Phase::Completed, |_| ())), None);
     }
 }

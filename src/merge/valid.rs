@@ -4,6 +4,7 @@
 //! of the definition) is checked here again, in `checks`, because the engine also runs without one.
 
 mod checks;
+mod source_and_state;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use super::error::Problem;
 use crate::api::{self, EsIndexMergeSpec, quantity};
 use crate::chunk::{Contract, Language};
 use crate::elastic::IndexName;
+
+pub(super) use source_and_state::SourceAndState;
 
 /// A spec that holds together. Built only by [`ValidMerge::parse`].
 #[derive(Debug, Clone, PartialEq)]
@@ -197,16 +200,8 @@ impl ValidMerge {
     /// A fingerprint of what makes this merge this merge: another one with the same destination is another merge.
     #[must_use]
     pub fn identity(&self) -> String {
-        let parts = [
-            self.source_urls.iter().map(Url::as_str).collect::<Vec<_>>().join(","),
-            self.destination.index.to_string(),
-            self.destination.contract.as_str().to_owned(),
-            self.destination.vector_size.to_string(),
-        ];
-        let digest = Sha256::digest(parts.join("\n").as_bytes());
-        let mut first = [0; 16];
-        first.copy_from_slice(&digest[..16]);
-        format!("{:032x}", u128::from_be_bytes(first))
+        let Destination { index, contract, vector_size, .. } = &self.destination;
+        identity(&self.source_urls, index.as_str(), *contract, *vector_size)
     }
 
     /// What a verdict depends on besides the data.
@@ -223,6 +218,20 @@ impl ValidMerge {
     pub fn wants(&self, collection: i64) -> bool {
         (self.include.is_empty() || self.include.contains(&collection)) && !self.exclude.contains(&collection)
     }
+}
+
+/// See [`ValidMerge::identity`].
+fn identity(source_urls: &[Url], index: &str, contract: Contract, vector_size: u32) -> String {
+    let parts = [
+        source_urls.iter().map(Url::as_str).collect::<Vec<_>>().join(","),
+        index.to_owned(),
+        contract.as_str().to_owned(),
+        vector_size.to_string(),
+    ];
+    let digest = Sha256::digest(parts.join("\n").as_bytes());
+    let mut first = [0; 16];
+    first.copy_from_slice(&digest[..16]);
+    format!("{:032x}", u128::from_be_bytes(first))
 }
 
 /// Collects problems while values are parsed.

@@ -7,7 +7,8 @@
 //!
 //! - A window is checkpointed only after each of its documents is acknowledged or in quarantine.
 //! - Memory: each task holds two pages (one of them read ahead) and one bulk body; each is cut to its share of
-//!   `maxBytesInFlight`.
+//!   `maxBytesInFlight`. Of pages that is a plan, as nobody knows how large chunks are before they come: an answer that is
+//!   some times as large is given up in the middle ([`walks`]).
 //! - A task that is told to rest stops between two rounds and gives its leases back; one that dies leaves
 //!   leases that expire. Neither loses more than the round in flight.
 
@@ -18,6 +19,7 @@ mod keys;
 mod limits;
 mod send;
 mod verify;
+mod walks;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -40,7 +40,7 @@ pub use error::StateError;
 pub use lease::LeasedUnit;
 pub use merges::{Claim, MergeRow, NewMerge};
 pub use plan::ShardTarget;
-pub use quarantine::{QuarantineFilter, Quarantined, QuarantinedRow};
+pub use quarantine::{QuarantineFilter, Quarantined, QuarantinedPlace, QuarantinedRow};
 pub use schema::{DEFAULT_SCHEMA, State};
 pub use sources::{NewSource, ShardRow, SourceRow, SourceState};
 pub use totals::{KindTotals, Totals};
@@ -82,6 +82,10 @@ impl UnitKind {
 }
 
 type Result<T> = std::result::Result<T, StateError>;
+
+/// Rows that one statement takes where they come from memory. They fit into one TLS record (16 KB): what is larger waits
+/// 40 ms for the peer's delayed acknowledgement, as the connections to Postgres leave Nagle's algorithm on.
+const ROWS_AT_ONCE: usize = 150;
 
 /// A text as it is stored: Postgres cannot hold NUL, which ids, keys and reasons made from user data may contain.
 #[must_use]

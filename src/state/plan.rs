@@ -7,15 +7,12 @@ use std::collections::BTreeMap;
 
 use super::fold::fold;
 use super::invariants::cut;
-use super::{MergeId, Result, SourceId, State, StateError, UnitKind};
+use super::{MergeId, ROWS_AT_ONCE, Result, SourceId, State, StateError, UnitKind};
 use crate::postgres::Transaction;
 
 /// Units that are done are folded at each such pass.
 const FOLD_EVERY: i32 = 16;
 const DOING: &str = "planning units";
-
-/// Units are inserted in groups of this size, which bounds the size of a statement (about 1 MB).
-const INSERT_GROUP: usize = 20_000;
 
 /// How far the log of a shard reaches now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,39 +205,41 @@ async fn lock_shards(
     targets: &ByShard<'_>,
 ) -> Result<BTreeMap<(SourceId, i32), (String, i64)>> {
     let during = StateError::during(DOING);
-    let sources: Vec<SourceId> = targets.keys().map(|(source, _)| *source).collect();
-    let shards: Vec<i32> = targets.keys().map(|(_, shard)| *shard).collect();
-    let histories: Vec<&str> = targets.values().map(|target| target.history_uuid.as_str()).collect();
-    sqlx::query(include_str!("queries/shard_create.sql"))
-        .bind(merge)
-        .bind(&sources)
-        .bind(&shards)
-        .bind(histories)
-        .bind(targets.values().map(|target| target.to).collect::<Vec<_>>())
-        .bind(targets.values().map(|target| target.is_new).collect::<Vec<_>>())
-        .execute(&mut *transaction)
-        .await
-        .map_err(&during)?;
-    let rows: Vec<(SourceId, i32, String, i64, i64)> = sqlx::query_as(include_str!("queries/shard_lock.sql"))
-        .bind(merge)
-        .bind(&sources)
-        .bind(&shards)
-        .fetch_all(transaction)
-        .await
-        .map_err(&during)?;
-    if rows.len() != targets.len() {
-        return Err(StateError::argument(DOING, "a source does not belong to the merge"));
-    }
-    Ok(rows
-        .into_iter()
-        .map(|(source, shard, history, copied, verified)| {
+    let all: Vec<&ShardTarget> = targets.values().copied().collect();
+    let mut locked = BTreeMap::new();
+    for targets in all.chunks(ROWS_AT_ONCE) {
+        let sources: Vec<SourceId> = targets.iter().map(|target| target.source).collect();
+        let shards: Vec<i32> = targets.iter().map(|target| target.shard).collect();
+        sqlx::query(include_str!("queries/shard_create.sql"))
+            .bind(merge)
+            .bind(&sources)
+            .bind(&shards)
+            .bind(targets.iter().map(|target| target.history_uuid.as_str()).collect::<Vec<_>>())
+            .bind(targets.iter().map(|target| target.to).collect::<Vec<_>>())
+            .bind(targets.iter().map(|target| target.is_new).collect::<Vec<_>>())
+            .execute(&mut *transaction)
+            .await
+            .map_err(&during)?;
+        let rows: Vec<(SourceId, i32, String, i64, i64)> =
+            sqlx::query_as(include_str!("queries/shard_lock.sql"))
+                .bind(merge)
+                .bind(&sources)
+                .bind(&shards)
+                .fetch_all(&mut *transaction)
+                .await
+                .map_err(&during)?;
+        locked.extend(rows.into_iter().map(|(source, shard, history, copied, verified)| {
             let end = match kind {
                 UnitKind::Copy => copied,
                 UnitKind::Verify => verified,
             };
             ((source, shard), (history, end))
-        })
-        .collect())
+        }));
+    }
+    if locked.len() != targets.len() {
+        return Err(StateError::argument(DOING, "a source does not belong to the merge"));
+    }
+    Ok(locked)
 }
 
 /// Pure: what to make and what to change. Shards about which nothing changes are left out.
@@ -299,8 +298,8 @@ async fn insert_units(
     units: &NewUnits,
 ) -> Result<()> {
     let total = units.from.len();
-    for start in (0..total).step_by(INSERT_GROUP) {
-        let group = start..total.min(start + INSERT_GROUP);
+    for start in (0..total).step_by(ROWS_AT_ONCE) {
+        let group = start..total.min(start + ROWS_AT_ONCE);
         sqlx::query(include_str!("queries/unit_insert.sql"))
             .bind(merge)
             .bind(kind.as_str())
@@ -323,19 +322,20 @@ async fn move_ends(
     pass: i32,
     changes: &ShardChanges,
 ) -> Result<()> {
-    if changes.ends.is_empty() {
-        return Ok(());
+    let total = changes.ends.len();
+    for start in (0..total).step_by(ROWS_AT_ONCE) {
+        let group = start..total.min(start + ROWS_AT_ONCE);
+        sqlx::query(include_str!("queries/shard_move.sql"))
+            .bind(kind.as_str())
+            .bind(changes.sources.get(group.clone()))
+            .bind(changes.shards.get(group.clone()))
+            .bind(changes.histories.get(group.clone()))
+            .bind(changes.ends.get(group.clone()))
+            .bind(changes.restarted.get(group))
+            .bind(pass)
+            .execute(&mut *transaction)
+            .await
+            .map_err(StateError::during(DOING))?;
     }
-    sqlx::query(include_str!("queries/shard_move.sql"))
-        .bind(kind.as_str())
-        .bind(&changes.sources)
-        .bind(&changes.shards)
-        .bind(&changes.histories)
-        .bind(&changes.ends)
-        .bind(&changes.restarted)
-        .bind(pass)
-        .execute(transaction)
-        .await
-        .map(|_| ())
-        .map_err(StateError::during(DOING))
+    Ok(())
 }

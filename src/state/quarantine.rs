@@ -1,6 +1,7 @@
 //! Quarantine: chunks that could not be moved, with their original, so that nothing is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use super::{MergeId, Result, SourceId, State, StateError, UnitId, storable, timestamp};
 use crate::postgres::Transaction;
@@ -26,7 +27,7 @@ pub struct Quarantined {
     pub class: String,
     /// Why, for people.
     pub reason: String,
-    /// The raw `_source`.
+    /// The `_source` as it came, and the embedding if that came beside it.
     pub original: Vec<u8>,
 }
 
@@ -35,6 +36,8 @@ pub struct Quarantined {
 pub struct QuarantinedRow {
     /// The source.
     pub source: SourceId,
+    /// The source's index.
+    pub index_name: String,
     /// The shard of the source's index.
     pub shard: i32,
     /// The collection.
@@ -49,10 +52,25 @@ pub struct QuarantinedRow {
     pub class: String,
     /// Why, for people.
     pub reason: String,
-    /// Size of the stored original in bytes.
-    pub bytes: i64,
+    /// Size of the stored original in bytes; `None`: it is in the source's index only.
+    pub bytes: Option<i64>,
     /// When it was put there.
     pub seen_at: jiff::Timestamp,
+}
+
+/// A chunk in quarantine by its place, without what is stored for people.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct QuarantinedPlace {
+    /// The source.
+    pub source: SourceId,
+    /// The shard of the source's index.
+    pub shard: i32,
+    /// Where in the log it is.
+    pub seq_no: i64,
+    /// The chunk's `_id` in the source.
+    pub chunk_id: String,
+    /// The class of the refusal.
+    pub class: String,
 }
 
 /// Which chunks of the quarantine are meant; by default all.
@@ -64,22 +82,41 @@ pub struct QuarantineFilter {
     pub class: Option<String>,
 }
 
-type ListedRow = (SourceId, i32, i64, String, Option<String>, i64, String, String, i64, i64);
+type ListedRow = (SourceId, String, i32, i64, String, Option<String>, i64, String, String, Option<i64>, i64);
 
-/// Rows of one page, where all are wanted.
-const PAGE: i64 = 5_000;
+/// Originals that are stored of one source. A collection whose chunks are all refused, because its embeddings have another
+/// size, would else be copied into the database whole: a million chunks are 10 GB and more. These are enough to see what is wrong
+/// with them, and all that are usually there; the others are in the index, which is never deleted while a chunk of it is
+/// in quarantine.
+const ORIGINALS: i64 = 1_000;
 
 impl State {
     /// How many chunks of each collection are in quarantine, by class; collections without any are absent.
     pub async fn quarantine_counts(&self, merge: MergeId) -> Result<BTreeMap<i64, BTreeMap<String, i64>>> {
-        let rows: Vec<(i64, String, i64)> = sqlx::query_as(include_str!("queries/quarantine_classes.sql"))
+        self.count_classes(include_str!("queries/quarantine_classes.sql"), merge).await
+    }
+
+    /// How many chunks of each source are in quarantine, by class; sources without any are absent.
+    pub async fn quarantine_by_source(
+        &self,
+        merge: MergeId,
+    ) -> Result<BTreeMap<SourceId, BTreeMap<String, i64>>> {
+        self.count_classes(include_str!("queries/quarantine_sources.sql"), merge).await
+    }
+
+    async fn count_classes(
+        &self,
+        query: &'static str,
+        merge: MergeId,
+    ) -> Result<BTreeMap<i64, BTreeMap<String, i64>>> {
+        let rows: Vec<(i64, String, i64)> = sqlx::query_as(query)
             .bind(merge)
             .fetch_all(&self.pool)
             .await
             .map_err(StateError::during("counting the quarantine"))?;
         let mut counts: BTreeMap<i64, BTreeMap<String, i64>> = BTreeMap::new();
-        for (collection, class, count) in rows {
-            counts.entry(collection).or_default().insert(class, count);
+        for (of, class, count) in rows {
+            counts.entry(of).or_default().insert(class, count);
         }
         Ok(counts)
     }
@@ -107,24 +144,30 @@ impl State {
         rows.into_iter().map(read_listed).collect()
     }
 
-    /// Every chunk in quarantine that is meant, without the originals.
-    pub async fn quarantine_list(
+    /// At most `limit` chunks in quarantine of these sources, after the given one, ordered by source, shard and chunk.
+    pub async fn quarantine_of(
         &self,
         merge: MergeId,
-        filter: &QuarantineFilter,
-    ) -> Result<Vec<QuarantinedRow>> {
-        let mut all: Vec<QuarantinedRow> = Vec::new();
-        loop {
-            let page = self.quarantine_page(merge, filter, all.last(), PAGE).await?;
-            let is_last = i64::try_from(page.len()).unwrap_or(PAGE) < PAGE;
-            all.extend(page);
-            if is_last {
-                return Ok(all);
-            }
-        }
+        sources: &RangeInclusive<SourceId>,
+        after: Option<&QuarantinedPlace>,
+        limit: i64,
+    ) -> Result<Vec<QuarantinedPlace>> {
+        let before_all = (*sources.start(), i32::MIN, "");
+        let (source, shard, chunk) =
+            after.map_or(before_all, |row| (row.source, row.shard, row.chunk_id.as_str()));
+        sqlx::query_as(include_str!("queries/quarantine_of_sources.sql"))
+            .bind(merge)
+            .bind(source)
+            .bind(shard)
+            .bind(chunk)
+            .bind(*sources.end())
+            .bind(limit.max(0))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(StateError::during("listing the quarantine"))
     }
 
-    /// The raw `_source` of one chunk in quarantine.
+    /// The original of one chunk in quarantine, if it is stored.
     pub async fn quarantine_original(&self, merge: MergeId, row: &QuarantinedRow) -> Result<Option<Vec<u8>>> {
         sqlx::query_scalar(
             "SELECT original FROM quarantine WHERE merge = $1 AND source = $2 AND shard = $3 AND chunk_id = $4",
@@ -135,6 +178,7 @@ impl State {
         .bind(storable(&row.chunk_id))
         .fetch_optional(&self.pool)
         .await
+        .map(Option::flatten)
         .map_err(StateError::during("reading a chunk in quarantine"))
     }
 
@@ -161,10 +205,24 @@ impl State {
 
     /// Takes chunks out of quarantine whose refused state exists no more: the chunk was deleted or a newer
     /// version of it was moved. A row that speaks of a later state than the given one stays. Returns how many.
-    pub async fn quarantine_clear(&self, merge: MergeId, resolved: &[&QuarantinedRow]) -> Result<u64> {
+    pub async fn quarantine_clear(&self, merge: MergeId, resolved: &[&QuarantinedPlace]) -> Result<u64> {
         let places: Vec<(SourceId, i32, &str, i64)> =
             resolved.iter().map(|row| (row.source, row.shard, row.chunk_id.as_str(), row.seq_no)).collect();
         self.clear_places(merge, &places).await
+    }
+
+    /// Takes the chunks of sources that are gone out of quarantine. Returns how many.
+    pub async fn quarantine_clear_gone(&self, merge: MergeId) -> Result<u64> {
+        sqlx::query(
+            "DELETE FROM quarantine q
+             USING source s
+             WHERE q.merge = $1 AND s.merge = $1 AND s.id = q.source AND s.state IN ('gone', 'purged')",
+        )
+        .bind(merge)
+        .execute(&self.pool)
+        .await
+        .map(|done| done.rows_affected())
+        .map_err(StateError::during("clearing the quarantine"))
     }
 
     /// Takes the former states of these chunks out of quarantine: source, shard, `_id` and where each is in the log now.
@@ -197,7 +255,8 @@ impl State {
     }
 }
 
-/// Writes rows of units whose advance was accepted; of two rows for one chunk the newer stays.
+/// Writes rows of units whose advance was accepted; of two rows for one chunk the newer stays. Without the original where
+/// enough of the source are stored.
 pub(super) async fn write_quarantine(
     transaction: &mut Transaction,
     merge: MergeId,
@@ -225,6 +284,7 @@ pub(super) async fn write_quarantine(
         .bind(rows.iter().map(|row| storable(&row.class)).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| storable(&row.reason)).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.original.as_slice()).collect::<Vec<_>>())
+        .bind(ORIGINALS)
         .execute(transaction)
         .await
         .map(|_| ())
@@ -232,9 +292,22 @@ pub(super) async fn write_quarantine(
 }
 
 fn read_listed(row: ListedRow) -> Result<QuarantinedRow> {
-    let (source, shard, collection_id, chunk_id, destination_id, seq_no, class, reason, bytes, seen_at) = row;
+    let (
+        source,
+        index_name,
+        shard,
+        collection_id,
+        chunk_id,
+        destination_id,
+        seq_no,
+        class,
+        reason,
+        bytes,
+        seen_at,
+    ) = row;
     Ok(QuarantinedRow {
         source,
+        index_name,
         shard,
         collection_id,
         chunk_id,

@@ -6,7 +6,8 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 
-use super::{MergeId, Result, SourceDeletion, SourceId, State, StateError, storable};
+use super::{MergeId, ROWS_AT_ONCE, Result, SourceDeletion, SourceId, State, StateError, storable};
+use crate::postgres::Transaction;
 
 /// An index found for a collection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,37 +135,10 @@ impl State {
         let unique: BTreeMap<(i64, &str), &NewSource> =
             found.iter().map(|source| ((source.collection_id, source.index_uuid.as_str()), source)).collect();
         let rows: Vec<&NewSource> = unique.into_values().collect();
-        let collections: Vec<i64> = rows.iter().map(|row| row.collection_id).collect();
-        let uuids: Vec<&str> = rows.iter().map(|row| row.index_uuid.as_str()).collect();
         let mut transaction = self.pool.begin().await.map_err(&during)?;
-        let given_up: Vec<SourceId> = sqlx::query_scalar(include_str!("queries/source_given_up.sql"))
-            .bind(merge)
-            .bind(&collections)
-            .bind(&uuids)
-            .fetch_all(&mut transaction)
-            .await
-            .map_err(&during)?;
-        // Shards before units, as planning locks them.
-        for statement in [
-            include_str!("queries/source_restart_shards.sql"),
-            include_str!("queries/source_restart_units.sql"),
-            include_str!("queries/source_restart_quarantine.sql"),
-        ] {
-            if !given_up.is_empty() {
-                sqlx::query(statement).bind(&given_up).execute(&mut transaction).await.map_err(&during)?;
-            }
+        for rows in rows.chunks(ROWS_AT_ONCE) {
+            upsert(&mut transaction, merge, rows).await?;
         }
-        sqlx::query(include_str!("queries/source_upsert.sql"))
-            .bind(merge)
-            .bind(&collections)
-            .bind(rows.iter().map(|row| row.index_name.as_str()).collect::<Vec<_>>())
-            .bind(&uuids)
-            .bind(rows.iter().map(|row| row.shards).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.documents).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.bytes).collect::<Vec<_>>())
-            .execute(&mut transaction)
-            .await
-            .map_err(&during)?;
         transaction.commit().await.map_err(&during)?;
         self.sources(merge).await
     }
@@ -263,6 +237,42 @@ impl State {
             .map(|_| ())
             .map_err(StateError::during("saving the write blocks"))
     }
+}
+
+/// One piece of [`State::upsert_sources`].
+async fn upsert(transaction: &mut Transaction, merge: MergeId, rows: &[&NewSource]) -> Result<()> {
+    let during = StateError::during("storing the sources");
+    let collections: Vec<i64> = rows.iter().map(|row| row.collection_id).collect();
+    let uuids: Vec<&str> = rows.iter().map(|row| row.index_uuid.as_str()).collect();
+    let given_up: Vec<SourceId> = sqlx::query_scalar(include_str!("queries/source_given_up.sql"))
+        .bind(merge)
+        .bind(&collections)
+        .bind(&uuids)
+        .fetch_all(&mut *transaction)
+        .await
+        .map_err(&during)?;
+    // Shards before units, as planning locks them.
+    for statement in [
+        include_str!("queries/source_restart_shards.sql"),
+        include_str!("queries/source_restart_units.sql"),
+        include_str!("queries/source_restart_quarantine.sql"),
+    ] {
+        if !given_up.is_empty() {
+            sqlx::query(statement).bind(&given_up).execute(&mut *transaction).await.map_err(&during)?;
+        }
+    }
+    sqlx::query(include_str!("queries/source_upsert.sql"))
+        .bind(merge)
+        .bind(&collections)
+        .bind(rows.iter().map(|row| row.index_name.as_str()).collect::<Vec<_>>())
+        .bind(&uuids)
+        .bind(rows.iter().map(|row| row.shards).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.documents).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.bytes).collect::<Vec<_>>())
+        .execute(transaction)
+        .await
+        .map(|_| ())
+        .map_err(&during)
 }
 
 fn read_source(row: &PgRow) -> Result<SourceRow> {

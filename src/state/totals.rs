@@ -59,10 +59,11 @@ impl FromRow<'_, PgRow> for Counts {
 }
 
 impl State {
-    /// How many sources have open units of that kind.
+    /// How many sources that can be read have open units of that kind.
     pub async fn open_sources(&self, merge: MergeId, kind: UnitKind) -> Result<i64> {
         sqlx::query_scalar(
-            "SELECT count(DISTINCT source) FROM unit WHERE merge = $1 AND kind = $2 AND state = 'open'",
+            "SELECT count(DISTINCT u.source) FROM unit u JOIN source s ON s.id = u.source \
+             WHERE u.merge = $1 AND u.kind = $2 AND u.state = 'open' AND s.state = 'active'",
         )
         .bind(merge)
         .bind(kind.as_str())
@@ -97,9 +98,10 @@ impl State {
         Ok(Totals { quarantined, workers, ..totals })
     }
 
-    /// The sums of each collection that has units, ordered by collection. What copying does (documents, bytes,
-    /// written, already there) is summed over copy units, what verifying does (collapsed, compared, different,
-    /// repaired) over verify units, quarantined over both.
+    /// The sums of each collection that has an index with units, ordered by collection. What copying does (documents,
+    /// bytes, written, already there) is summed over copy units, what verifying does (collapsed, compared, different,
+    /// repaired) over verify units, quarantined over both. What was done with indices that are gone is left out: it is
+    /// held against the documents that the destination has now.
     pub async fn collection_counts(&self, merge: MergeId) -> Result<Vec<(i64, Counts)>> {
         let during = StateError::during("summing up collections");
         let rows = sqlx::query(include_str!("queries/collection_counts.sql"))

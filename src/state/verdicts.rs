@@ -1,6 +1,6 @@
 //! Verdicts: what the comparison of each collection came to.
 
-use super::{MergeId, Result, State, StateError, storable};
+use super::{MergeId, ROWS_AT_ONCE, Result, State, StateError, storable};
 
 /// The verdict on one collection, with the numbers it rests on.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -28,25 +28,26 @@ pub struct CollectionVerdict {
 impl State {
     /// Stores verdicts; a newer one replaces the collection's older one. Each collection at most once a call.
     pub async fn save_verdicts(&self, merge: MergeId, verdicts: &[CollectionVerdict]) -> Result<()> {
-        if verdicts.is_empty() {
-            return Ok(());
+        let during = StateError::during("saving verdicts");
+        let mut transaction = self.pool.begin().await.map_err(&during)?;
+        for rows in verdicts.chunks(ROWS_AT_ONCE) {
+            let column = |get: fn(&CollectionVerdict) -> i64| rows.iter().map(get).collect::<Vec<i64>>();
+            sqlx::query(include_str!("queries/verdict_save.sql"))
+                .bind(merge)
+                .bind(column(|row| row.collection_id))
+                .bind(column(|row| row.source_documents))
+                .bind(column(|row| row.destination_documents))
+                .bind(column(|row| row.compared))
+                .bind(column(|row| row.different))
+                .bind(column(|row| row.quarantined))
+                .bind(column(|row| row.collapsed))
+                .bind(rows.iter().map(|row| row.verdict).collect::<Vec<_>>())
+                .bind(rows.iter().map(|row| row.reason.as_deref().map(storable)).collect::<Vec<_>>())
+                .execute(&mut transaction)
+                .await
+                .map_err(&during)?;
         }
-        let column = |get: fn(&CollectionVerdict) -> i64| verdicts.iter().map(get).collect::<Vec<i64>>();
-        sqlx::query(include_str!("queries/verdict_save.sql"))
-            .bind(merge)
-            .bind(column(|row| row.collection_id))
-            .bind(column(|row| row.source_documents))
-            .bind(column(|row| row.destination_documents))
-            .bind(column(|row| row.compared))
-            .bind(column(|row| row.different))
-            .bind(column(|row| row.quarantined))
-            .bind(column(|row| row.collapsed))
-            .bind(verdicts.iter().map(|row| row.verdict).collect::<Vec<_>>())
-            .bind(verdicts.iter().map(|row| row.reason.as_deref().map(storable)).collect::<Vec<_>>())
-            .execute(&self.pool)
-            .await
-            .map(|_| ())
-            .map_err(StateError::during("saving verdicts"))
+        transaction.commit().await.map_err(&during)
     }
 
     /// Forgets the verdicts on all other collections: those that take no part any more must not be judged by.

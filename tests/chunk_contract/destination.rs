@@ -1,6 +1,6 @@
 //! The destination's settings and mappings, and what keeps an existing index from being it.
 
-use es_index_merge::chunk::{Contract, IndexSpec, Language, differences, index_body};
+use es_index_merge::chunk::{Contract, IndexSpec, Language, differences, index_body, interferences};
 use serde_json::{Value, json};
 
 fn spec(contract: Contract) -> IndexSpec {
@@ -224,6 +224,50 @@ fn each_difference_is_one_sentence_with_field_found_wanted_and_remedy() {
         let found = differences(&spec(Contract::OpenGateLLM), &mapping, &settings);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains(expected) && found[0].contains("; c"), "{found:?}");
+    }
+}
+
+#[test]
+fn what_hides_a_field_or_asks_for_a_routing_is_a_difference() {
+    let (mut mapping, settings) = as_the_server_answers();
+    mapping["_routing"] = json!({"required": false});
+    mapping["runtime"] = json!({"of_somebody_else": {"type": "long"}});
+    let spec = spec(Contract::OpenGateLLM);
+    assert_eq!(differences(&spec, &mapping, &settings), Vec::<String>::new());
+
+    mapping["_routing"]["required"] = json!(true);
+    mapping["runtime"]["collection_id"] = json!({"type": "long"});
+    let found = differences(&spec, &mapping, &settings);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].starts_with("the runtime field `collection_id` hides"), "{found:?}");
+    assert!(found[1].starts_with("the mapping requires a `_routing`"), "{found:?}");
+}
+
+#[test]
+fn who_alters_or_takes_away_documents_is_named_with_what_to_do() {
+    let (_, created) = as_the_server_answers();
+    let harmless = [
+        created,
+        json!({"index.final_pipeline": "_none", "index.lifecycle.name": null}),
+        json!({"index": {"final_pipeline": null, "lifecycle": {"name": "", "rollover_alias": "written"}}}),
+        // A bulk leaves it out.
+        json!({"index.default_pipeline": "shorten"}),
+    ];
+    for settings in harmless {
+        assert_eq!(interferences(&settings), Vec::<String>::new(), "{settings}");
+    }
+    for settings in [
+        json!({"index.final_pipeline": "shorten", "index.lifecycle.name": "a-month"}),
+        json!({"index": {"final_pipeline": "shorten", "lifecycle": {"name": "a-month"}}}),
+    ] {
+        let found = interferences(&settings);
+        assert_eq!(found.len(), 2, "{found:?}");
+        for (sentence, parts) in found.iter().zip([
+            ["setting `final_pipeline` is `shorten`", "; set it to `_none`"],
+            ["setting `lifecycle.name` is `a-month`", "`POST INDEX/_ilm/remove`"],
+        ]) {
+            assert!(parts.iter().all(|part| sentence.contains(part)), "{sentence}");
+        }
     }
 }
 

@@ -126,7 +126,8 @@ async fn an_index_that_is_hidden_from_us_is_forbidden_and_never_missing() {
         let both = [visible.clone(), hidden.clone()];
         for error in [
             limited.describe(&both).await.unwrap_err(),
-            limited.primary_stats(&both).await.unwrap_err(),
+            limited.describe_each(&both[1..]).await.unwrap_err(),
+            limited.primary_stats(&both[1..]).await.unwrap_err(),
             limited.refresh(&[visible.clone()]).await.unwrap_err(),
             limited.count(&hidden).await.unwrap_err(),
             limited.delete_index(&visible).await.unwrap_err(),
@@ -152,6 +153,87 @@ async fn an_index_that_is_hidden_from_us_is_forbidden_and_never_missing() {
         assert_eq!(missing, expected);
         let all = server.cluster.missing_privileges(&[("*", &wanted)], &["manage"]).await.unwrap();
         assert!(all.is_empty(), "{all:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_index_of_many_that_is_refused_is_named_and_the_others_are_told() {
+    for server in Server::each().await {
+        let mut shown = Vec::new();
+        for _ in 0..4 {
+            shown.push(server.index(json!({"settings": settings(1)})).await);
+        }
+        let names: Vec<&str> = shown.iter().map(|index| index.as_str()).collect();
+        let privileges = ["read", "view_index_metadata", "monitor"];
+        let limited = server.limited(json!([{"names": names, "privileges": privileges}])).await;
+        let hidden = server.index(json!({"settings": settings(1)})).await;
+        let gone = server.unused_index();
+        let mut all: Vec<IndexName> = shown.iter().map(|index| (**index).clone()).collect();
+        all.insert(2, hidden.clone());
+
+        let mut stats = limited.primary_stats(&all).await.unwrap();
+        let mut infos = limited.describe_each(&all).await.unwrap();
+        for error in
+            [stats.remove(&*hidden).unwrap().unwrap_err(), infos.remove(&*hidden).unwrap().unwrap_err()]
+        {
+            assert_eq!(error.category(), ErrorCategory::Forbidden, "{error}");
+            assert!(error.to_string().contains(hidden.as_str()), "{error}");
+        }
+        assert_eq!((stats.len(), infos.len()), (4, 4));
+        assert!(stats.values().all(Result::is_ok) && infos.values().all(Result::is_ok));
+        // What is not there is refused too, to who may not see it, and missing for who may.
+        let with_gone = [all[0].clone(), gone.clone()];
+        assert!(limited.primary_stats(&with_gone).await.unwrap()[&*gone].is_err());
+        assert!(!server.cluster.primary_stats(&with_gone).await.unwrap().contains_key(&*gone));
+    }
+}
+
+#[tokio::test]
+async fn aliases_that_leave_out_a_part_of_an_index_are_told_apart() {
+    for server in Server::each().await {
+        let (index, other) = (
+            server.index(json!({"settings": settings(1)})).await,
+            server.index(json!({"settings": settings(1)})).await,
+        );
+        let [whole, filtered, routed, written] = [(); 4].map(|()| server.unused_index());
+        let add = |alias: &Index, how: serde_json::Value| {
+            let mut action = json!({"index": index.as_str(), "alias": alias.as_str()});
+            action.as_object_mut().unwrap().extend(how.as_object().unwrap().clone());
+            json!({"add": action})
+        };
+        let actions = json!([
+            add(&whole, json!({})),
+            add(&filtered, json!({"filter": {"term": {"n": 1}}})),
+            add(&routed, json!({"routing": "a"})),
+            add(&written, json!({"index_routing": "a"})),
+        ]);
+        server.cluster.update_aliases(&actions).await.unwrap();
+        let missing = server.unused_index();
+        let names = [index.clone(), other.clone(), missing.clone()];
+        let mut expected = [filtered.to_string(), routed.to_string()];
+        expected.sort();
+        let partial = server.cluster.partial_aliases(&names).await.unwrap();
+        assert_eq!(partial.into_iter().collect::<Vec<_>>(), expected);
+        assert!(server.cluster.partial_aliases(&[other.clone()]).await.unwrap().is_empty());
+        assert!(server.cluster.partial_aliases(&[]).await.unwrap().is_empty());
+        // Who may see the alias and the index is told the same; of an index that is refused nothing is told.
+        let privileges = ["view_index_metadata"];
+        let limited = server
+            .limited(json!([{"names": [index.as_str(), filtered.as_str()], "privileges": privileges}]))
+            .await;
+        let both = [index.clone(), other.clone()];
+        let partial = limited.partial_aliases(&both).await.unwrap();
+        assert_eq!(partial.into_iter().collect::<Vec<_>>(), [filtered.to_string()]);
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_shows_indices_whole_keeps_nothing_from_us() {
+    for server in Server::each().await {
+        let names = ["elastic-test-1".to_owned(), "42".to_owned()];
+        assert!(server.cluster.parts_kept_from_us(&names).await.unwrap().is_empty());
+        let limited = server.limited(json!([{"names": ["/[0-9]+/"], "privileges": ["read"]}])).await;
+        assert!(limited.parts_kept_from_us(&names).await.unwrap().is_empty());
     }
 }
 

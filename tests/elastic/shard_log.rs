@@ -12,7 +12,7 @@ use rand::Rng as _;
 use serde_json::{Value, json};
 use testenv::elasticsearch::Flavor;
 
-use super::server::{Server, settings, write};
+use super::server::{Index, Server, settings, write};
 
 const PLAIN: ReadLane = ReadLane::Source { ask_for_vectors: false };
 
@@ -280,6 +280,83 @@ async fn cannot_read(server: &Server) {
     assert!(failed(3).is_missing_index() && failed(4).is_closed_index());
     let none = PlacesRequest { places: Vec::new(), ..first(&healthy, 0) };
     assert_eq!(server.cluster.read_places(&[none]).await.unwrap_err().category(), ErrorCategory::Invalid);
+}
+
+/// An index of one shard that was made of two, with 40 chunks.
+async fn shrunk(server: &Server) -> Index {
+    let before = server.index(json!({"settings": settings(2)})).await;
+    let chunks: Vec<_> = (0..40).map(|n| (format!("c{n}"), json!({"n": n}))).collect();
+    write(server, &before, &chunks).await;
+    let blocked = json!({"index.blocks.write": true});
+    server.ask("PUT", &format!("/{}/_settings", *before), Some(&blocked));
+    let after = server.unused_index();
+    let one = json!({"settings": {"index.number_of_shards": 1, "index.blocks.write": false}});
+    server.ask("POST", &format!("/{}/_shrink/{}", *before, *after), Some(&one));
+    server.cluster.refresh(std::slice::from_ref(&*after)).await.unwrap();
+    after
+}
+
+#[tokio::test]
+async fn windows_in_which_chunks_share_a_sequence_number_are_an_error_that_says_so() {
+    for server in Server::each().await {
+        let index = shrunk(&server).await;
+        let shard = stats(&server, &index).await.remove(0);
+        let end = shard.global_checkpoint + 1;
+        assert!(shard.docs == 40 && end < 40, "{shard:?}");
+        let read = |to, lane, most| WindowRequest { index: index.clone(), shard: 0, from: 0, to, lane, most };
+        let requests = [
+            read(end, PLAIN, None),
+            read(end, PLAIN, Some(5)),
+            read(1, PLAIN, None),
+            // More numbers than chunks: only the numbers themselves tell.
+            read(10_000, ReadLane::Places, None),
+            read(10_000, PLAIN, Some(5)),
+        ];
+        let mut pages = server.cluster.read_windows(&requests).await.unwrap();
+        let cut = pages.pop().unwrap().unwrap_err();
+        assert_eq!(cut.category(), ErrorCategory::TooLarge, "may be asked for in parts: {cut}");
+        for page in pages {
+            let error = page.unwrap_err();
+            assert!(error.is_shared_seq_no() && error.to_string().contains(index.as_str()), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn comments_in_documents_are_read_as_they_stand_and_keep_no_other_from_being_read() {
+    let server = Server::of(Flavor::V8).await;
+    let put = async |documents: &[&str]| {
+        let index = server.index(json!({"settings": settings(1)})).await;
+        let lines: Vec<String> =
+            documents.iter().map(|line| format!("{{\"index\":{{}}}}\n{line}\n")).collect();
+        let path = format!("/{}/_bulk?refresh=true", *index);
+        let answer = server.ask("POST", &path, Some(&Value::String(lines.concat())));
+        assert_eq!(answer["errors"], json!(false), "{answer}");
+        index
+    };
+    let odd = r#"{"n":1, /* don"t },"_seq_no":7,"x":{ */ "text":"x"}"#;
+    let commented = put(&[odd, r#"{"n":2}"#]).await;
+    // The line goes on in the answer, so nobody can tell where this comment ends.
+    let endless = put(&[r#"{"n":3} // don"t"#]).await;
+    let requests = [window(&endless, 0), window(&commented, 0)];
+    let pages = server.cluster.read_windows(&requests).await.unwrap();
+    let error = pages[0].as_ref().unwrap_err();
+    assert_eq!(error.category(), ErrorCategory::BadAnswer);
+    assert!(error.to_string().contains(endless.as_str()), "{error}");
+    let sources: BTreeMap<i64, &[u8]> =
+        pages[1].as_ref().unwrap().hits.iter().map(|hit| (hit.seq_no, hit.source())).collect();
+    assert_eq!(sources, BTreeMap::from([(0, odd.as_bytes()), (1, br#"{"n":2}"#.as_slice())]));
+}
+
+#[tokio::test]
+async fn an_answer_above_its_limit_is_not_taken() {
+    for server in Server::each().await {
+        let index = server.index(json!({"settings": settings(1)})).await;
+        write(&server, &index, &[("a".into(), json!({"text": "x".repeat(100_000)}))]).await;
+        let read = async |limit| server.cluster.read_windows_within(&[window(&index, 0)], limit).await;
+        assert_eq!(read(100_000).await.unwrap_err().category(), ErrorCategory::TooLarge);
+        assert_eq!(read(110_000).await.unwrap()[0].as_ref().unwrap().hits.len(), 1);
+    }
 }
 
 #[tokio::test]

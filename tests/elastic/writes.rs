@@ -1,7 +1,10 @@
 //! Bulk writes: versions decide, aliases protect, blocks stop.
 
+use std::collections::BTreeSet;
+
 use es_index_merge::elastic::{
-    BulkBody, BulkItem, BulkVersioning, ElasticError, ErrorCategory, IndexName, MAX_BULK_BYTES, ReadLane,
+    BulkBody, BulkItem, BulkVersioning, ElasticError, ErrorCategory, IndexName, IndexUuid, MAX_BULK_BYTES,
+    ReadLane,
 };
 use serde_json::{Value, json};
 
@@ -16,6 +19,12 @@ fn one(id: &str, version: i64, versioning: BulkVersioning, chunk: &Value) -> Bul
 
 async fn sent(server: &Server, index: &IndexName, body: BulkBody) -> Result<Vec<BulkItem>, ElasticError> {
     server.cluster.bulk(index.as_str(), false, body).await.map(|outcome| outcome.items)
+}
+
+/// The uuids of those that exist.
+async fn uuids(server: &Server, indices: &[IndexName]) -> BTreeSet<IndexUuid> {
+    let blocks = server.cluster.write_blocks(indices).await.unwrap();
+    blocks.into_values().map(|block| block.uuid).collect()
 }
 
 #[tokio::test]
@@ -133,7 +142,8 @@ async fn a_blocked_or_closed_target_is_an_error_and_no_chunks_fault() {
         let index = server.index(json!({"settings": settings(1)})).await;
         let missing = server.unused_index();
         let both = [index.clone(), missing.clone()];
-        let blocked = server.cluster.block_writes(&both).await.unwrap();
+        let meant = uuids(&server, &both).await;
+        let blocked = server.cluster.block_writes(&both, &meant).await.unwrap();
         assert_eq!(blocked.into_iter().collect::<Vec<_>>(), [index.clone()]);
         let info = server.cluster.describe(&[index.clone()]).await.unwrap().remove(&*index).unwrap();
         assert!(info.write_blocked);
@@ -142,17 +152,18 @@ async fn a_blocked_or_closed_target_is_an_error_and_no_chunks_fault() {
         assert_eq!(error.category(), ErrorCategory::Forbidden, "{error}");
         assert!(error.remedy().contains("block"), "{}", error.remedy());
         // Done again, it is the same answer; also for a block that was set by other means, beside one without any.
-        assert_eq!(server.cluster.block_writes(&both).await.unwrap().len(), 1);
-        server.cluster.unblock_writes(&both).await.unwrap();
+        assert_eq!(server.cluster.block_writes(&both, &meant).await.unwrap().len(), 1);
+        server.cluster.unblock_writes(&both, &meant).await.unwrap();
         let by_hand = json!({"index.blocks.write": true});
         server.cluster.put_settings(&[index.clone()], &by_hand).await.unwrap();
         let other = server.index(json!({"settings": settings(1)})).await;
         let three = [other.clone(), index.clone(), missing.clone()];
-        assert_eq!(server.cluster.block_writes(&three).await.unwrap().len(), 2);
-        assert_eq!(server.cluster.block_writes(&three).await.unwrap().len(), 2);
+        let all = uuids(&server, &three).await;
+        assert_eq!(server.cluster.block_writes(&three, &all).await.unwrap().len(), 2);
+        assert_eq!(server.cluster.block_writes(&three, &all).await.unwrap().len(), 2);
 
-        server.cluster.unblock_writes(&both).await.unwrap();
-        server.cluster.unblock_writes(&both).await.unwrap();
+        server.cluster.unblock_writes(&both, &all).await.unwrap();
+        server.cluster.unblock_writes(&both, &all).await.unwrap();
         assert_eq!(sent(&server, &index, body()).await.unwrap(), [BulkItem::Applied]);
         let info = server.cluster.describe(&[index.clone()]).await.unwrap().remove(&*index).unwrap();
         assert!(!info.write_blocked, "{:?}", info.settings);
@@ -160,6 +171,48 @@ async fn a_blocked_or_closed_target_is_an_error_and_no_chunks_fault() {
         server.ask("POST", &format!("/{}/_close", *index), None);
         let error = sent(&server, &index, body()).await.unwrap_err();
         assert!(error.is_closed_index(), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_index_that_was_made_anew_is_neither_blocked_nor_unblocked_for_the_one_before_it() {
+    for server in Server::each().await {
+        let body = json!({"settings": settings(1)});
+        let index = server.index(body.clone()).await;
+        let names = [index.clone()];
+        let is_blocked = async || server.cluster.write_blocks(&names).await.unwrap()[&*index].is_set;
+        let before = uuids(&server, &names).await;
+        assert!(server.cluster.delete_index(&index).await.unwrap());
+        assert!(server.cluster.create_index(&index, &body).await.unwrap());
+        assert!(server.cluster.block_writes(&names, &before).await.unwrap().is_empty());
+        assert!(!is_blocked().await, "nobody would lift it");
+
+        let by_hand = json!({"index.blocks.write": true});
+        server.cluster.put_settings(&names, &by_hand).await.unwrap();
+        assert!(server.cluster.unblock_writes(&names, &before).await.unwrap().is_empty());
+        assert!(is_blocked().await, "somebody else's block was lifted");
+        let now = uuids(&server, &names).await;
+        assert!(server.cluster.unblock_writes(&names, &now).await.unwrap().is_empty());
+        assert!(!is_blocked().await);
+    }
+}
+
+#[tokio::test]
+async fn an_alias_in_the_place_of_an_index_changes_nothing_of_the_index_behind_it() {
+    for server in Server::each().await {
+        let (index, alias) = (server.index(json!({"settings": settings(1)})).await, server.unused_index());
+        let names = [alias.clone()];
+        let add = json!([{"add": {"index": index.as_str(), "alias": alias.as_str()}}]);
+        server.cluster.update_aliases(&add).await.unwrap();
+        let is_blocked =
+            async || server.cluster.write_blocks(&[index.clone()]).await.unwrap()[&*index].is_set;
+        let gone = BTreeSet::from([IndexUuid("of an index that is gone".to_owned())]);
+        assert!(server.cluster.block_writes(&names, &gone).await.unwrap().is_empty());
+        assert!(!is_blocked().await, "nobody would lift it");
+        let by_hand = json!({"index.blocks.write": true});
+        server.cluster.put_settings(&[index.clone()], &by_hand).await.unwrap();
+        assert!(server.cluster.unblock_writes(&names, &gone).await.unwrap().is_empty());
+        assert!(is_blocked().await, "somebody else's block was lifted");
     }
 }
 

@@ -73,11 +73,19 @@ impl Stage {
 
     /// The same, with a destination of the test's own.
     pub async fn scene_to<'a>(&'a self, destination: &'a Elasticsearch) -> Scene<'a> {
+        self.scene_between(&self.parts.eight, destination).await
+    }
+
+    /// The same, with a source and a destination that may be the test's own.
+    pub async fn scene_between<'a>(
+        &'a self,
+        source: &'a Elasticsearch,
+        destination: &'a Elasticsearch,
+    ) -> Scene<'a> {
         static NUMBER: AtomicI64 = AtomicI64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let merge = Merge::new(&self.parts.eight, destination, &self.parts.postgres, number)
-            .await
-            .expect("the servers answer");
+        let merge =
+            Merge::new(source, destination, &self.parts.postgres, number).await.expect("the servers answer");
         let seeds = Seeds::of_this_run();
         let options = odd::Options { seed: seeds.data, documents: 10, chunks: 16, ..odd::Options::default() };
         let filled = merge.fill(&options).await.expect("the source is filled");

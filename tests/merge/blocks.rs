@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::late::{held, is_blocked};
+use crate::late::{crawling, held, is_blocked, wait_for_block, with_late_chunks};
 use crate::scene::{DIMENSIONS, Flavor, Scene};
 use crate::session::Session;
 use crate::shelf::Shelf;
@@ -49,6 +49,41 @@ async fn a_block_of_somebody_else_stays_when_ours_are_lifted() {
     assert!(rollback.success, "{rollback:?}");
     assert!(is_blocked(&scene, &theirs.index).await, "the operator's own block was lifted");
     assert!(!is_blocked(&scene, &open.index).await, "writers are still refused");
+}
+
+/// Whoever made it anew does not want it to be written to, and the cutover is given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_on_an_index_that_was_made_anew_stays_when_ours_are_lifted() {
+    let scene = Scene::new(Flavor::V9, Flavor::V8).await;
+    let shelf = with_late_chunks(&scene).await;
+    let anew = Shelf::create(&scene, scene.first_id + 1, 1).await;
+    anew.put_document(scene.first_id + 2, 3, "goes").await;
+    let manifest = crawling(&scene, 1, "5m");
+    let session = Session::start(&manifest).await;
+    wait_for_block(&scene, &shelf).await;
+    wait_for_block(&scene, &anew).await;
+    session.kill().await;
+    anew.delete_index().await;
+    anew.create_index(1).await;
+    anew.put_document(scene.first_id + 3, 4, "comes").await;
+    let path = format!("/{}/_settings", anew.index);
+    scene.source_cluster.put(&path, &json!({"index.blocks.write": true})).await.unwrap();
+
+    let suspended = scene.run(&manifest.replace("spec:\n", "spec:\n  suspend: true\n")).await;
+    assert!(suspended.output.contains("Suspended"), "{suspended:?}");
+    assert!(!is_blocked(&scene, &shelf.index).await, "writers are refused while nobody works");
+    assert!(is_blocked(&scene, &anew.index).await, "its owner's block was lifted");
+    let query = "SELECT count(*) FROM es_index_merge.source WHERE blocked_by_us";
+    let ours: i64 = sqlx::query_scalar(query).fetch_one(&scene.pool).await.unwrap();
+    assert_eq!(ours, 0, "what is gone is taken for blocked");
+
+    scene.completes(&scene.manifest(DIMENSIONS)).await;
+    assert_eq!(anew.in_destination().await.len(), 4);
+    let allow = scene.manifest(DIMENSIONS).replace("sourceWrites: Block", "sourceWrites: Allow");
+    let way_back = scene.run(&allow).await;
+    assert!(way_back.success, "{way_back:?}");
+    assert!(!is_blocked(&scene, &shelf.index).await, "writers are still refused");
+    assert!(is_blocked(&scene, &anew.index).await, "its owner's block was lifted");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,7 @@ async fn clone_index(scene: &Scene, from: &str, to: &str) {
 }
 
 /// Gives the index another name, which is returned; its own becomes an alias of that.
-async fn rename(scene: &Scene, shelf: &Shelf<'_>) -> String {
+pub async fn rename(scene: &Scene, shelf: &Shelf<'_>) -> String {
     let renamed = format!("renamed-{}", shelf.index);
     clone_index(scene, &shelf.index, &renamed).await;
     let actions = json!({"actions": [
@@ -29,7 +29,7 @@ async fn rename(scene: &Scene, shelf: &Shelf<'_>) -> String {
 }
 
 /// Gives it its own name back.
-async fn rename_back(scene: &Scene, shelf: &Shelf<'_>, renamed: &str) {
+pub async fn rename_back(scene: &Scene, shelf: &Shelf<'_>, renamed: &str) {
     let actions = json!({"actions": [{"remove": {"index": renamed, "alias": shelf.index}}]});
     scene.source_cluster.post("/_aliases", &actions).await.unwrap();
     clone_index(scene, renamed, &shelf.index).await;

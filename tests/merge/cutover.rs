@@ -182,13 +182,13 @@ async fn an_alias_that_another_index_has_is_refused_before_anything_is_changed()
 }
 
 /// A merge and its secrets.
-struct Manifest {
-    merge: EsIndexMerge,
+pub struct Manifest {
+    pub merge: EsIndexMerge,
     secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
 }
 
 impl Manifest {
-    fn parse(text: &str) -> Manifest {
+    pub fn parse(text: &str) -> Manifest {
         let mut secrets = BTreeMap::new();
         let mut merge = None;
         for document in serde_yaml_ng::Deserializer::from_str(text) {
@@ -313,6 +313,35 @@ async fn blocks_of_an_attempt_that_is_over_come_off_although_the_destination_can
     let run = scene.run(&without_destination(&manifest)).await;
     assert!(!run.success && run.output.contains("spec.destination"), "{run:?}");
     assert!(!is_blocked(&scene, &shelf.index).await, "writers are refused for ever");
+    shelf.put_document(scene.first_id + 2, 3, "writers are served again").await;
+    let no_pause = "UPDATE es_index_merge.merge SET memo = jsonb_set(memo, '{cutover,retry_at}', 'null')";
+    sqlx::query(no_pause).execute(&scene.pool).await.unwrap();
+    completes(&scene, &shelf).await;
+}
+
+/// The process that made it died, and each one after it is told a spec that it must refuse.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_whose_spec_is_refused_serves_writers_again_without_an_engine() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = with_late_chunks(&scene).await;
+    let accepted = crawling(&scene, 1, "5m");
+    let session = Session::start(&accepted).await;
+    wait_for_block(&scene, &shelf).await;
+    session.kill().await;
+    let mut refused = Manifest::parse(&accepted);
+    "0s".clone_into(&mut refused.merge.spec.cutover.timeout);
+    let spec = &refused.merge.spec;
+    assert!(ValidMerge::parse("cli/first", spec).is_err());
+    let give_up = async |owner: &str| {
+        let why = "the spec is refused";
+        Engine::give_refused_up(owner, spec, &refused, "after it", why, Timestamp::now()).await.unwrap()
+    };
+    assert!(!give_up("cli/second").await, "it is somebody else's");
+    assert!(is_blocked(&scene, &shelf.index).await);
+    assert!(give_up("cli/first").await);
+    assert!(!is_blocked(&scene, &shelf.index).await, "writers are refused until somebody corrects the spec");
+    assert_eq!(scene.phase().await.as_deref(), Some("Synced"));
+    assert!(!give_up("cli/first").await, "nothing is left to be done");
     shelf.put_document(scene.first_id + 2, 3, "writers are served again").await;
     let no_pause = "UPDATE es_index_merge.merge SET memo = jsonb_set(memo, '{cutover,retry_at}', 'null')";
     sqlx::query(no_pause).execute(&scene.pool).await.unwrap();

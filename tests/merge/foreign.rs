@@ -1,6 +1,7 @@
 //! Somebody else writes to the destination, and a worker that was held up writes what is long gone.
 
 use demo::cluster::Method;
+use es_index_merge::chunk::{Contract, IndexSpec, Language, index_body};
 use serde_json::{Value, json};
 
 use crate::late::held;
@@ -15,6 +16,19 @@ async fn one_shelf(scene: &Scene) -> Shelf<'_> {
         shelf.put_document(scene.first_id + document, 10, "as it is").await;
     }
     shelf
+}
+
+/// The body of an index that fits the manifest of a scene, and that somebody else makes without a graph.
+pub fn flat_index() -> Value {
+    index_body(&IndexSpec {
+        contract: Contract::OpenGateLLM,
+        language: Language::French,
+        shards: 2,
+        replicas: 0,
+        vector_size: u32::try_from(DIMENSIONS).unwrap(),
+        index_options: json!({"type": "flat"}),
+        load_options: None,
+    })
 }
 
 /// Sends a bulk as a worker would that read the chunk when it was there; gives the status of its item.
@@ -48,6 +62,43 @@ async fn a_destination_that_shows_its_vectors_gets_numbers() {
     let are_numbers = |hit: &Value| hit["_source"]["embedding"].as_array().map(Vec::len) == Some(DIMENSIONS);
     assert!(there.len() == 100 && there.values().all(are_numbers), "{:?}", there.values().next());
     assert!(scene.check(DIMENSIONS).await.is_good());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_which_something_alters_or_deletes_documents_is_not_adopted_before_that_ends() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = one_shelf(&scene).await;
+    let destination = &scene.destination_cluster;
+    let path = format!("/{}", scene.index);
+    destination.put(&path, &flat_index()).await.unwrap();
+    let pipeline = format!("/_ingest/pipeline/{}", scene.index);
+    let uppercase = json!({"processors": [{"uppercase": {"field": "content"}}]});
+    destination.put(&pipeline, &uppercase).await.unwrap();
+    let policy = format!("/_ilm/policy/{}", scene.index);
+    let a_month = json!({"policy": {"phases": {"delete": {"min_age": "30d", "actions": {"delete": {}}}}}});
+    destination.put(&policy, &a_month).await.unwrap();
+    scene.set("index.final_pipeline", &scene.index).await;
+    scene.set("index.lifecycle.name", &scene.index).await;
+
+    let manifest = scene.manifest(DIMENSIONS);
+    for command in ["plan", "run"] {
+        let run = scene.command(command, &manifest).await;
+        assert!(!run.success, "{run:?}");
+        for setting in ["final_pipeline", "lifecycle.name"] {
+            let told = format!("setting `{setting}` is `{}`, wanted none", scene.index);
+            assert!(run.output.contains(&told), "{told}: {run:?}");
+        }
+    }
+    assert_eq!(destination.get(&format!("{path}/_count")).await.unwrap()["count"], 0);
+
+    // As the message says.
+    scene.set("index.final_pipeline", "_none").await;
+    destination.post_empty(&format!("{path}/_ilm/remove")).await.unwrap();
+    scene.completes(&manifest).await;
+    assert_eq!(shelf.in_destination().await.len(), 100);
+    for path in [&policy, &pipeline] {
+        destination.require(Method::DELETE, path, None).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,10 +169,11 @@ async fn a_destination_that_changes_what_it_is_given_gets_a_negative_verdict_tha
     let condition = format!("ctx.content == '{words}'");
     let uppercase = json!({"processors": [{"uppercase": {"field": "content", "if": condition}}]});
     destination.put(&pipeline, &uppercase).await.unwrap();
-    // Slowly: the pipeline is there before the first chunk.
+    // Slowly: the pipeline is there before the first chunk, and after the index was looked at.
     let slowly = "  workers: {maxDocumentsPerSecond: 20}\n  cutover:\n";
     let session = Session::start(&scene.manifest(DIMENSIONS).replace("  cutover:\n", slowly)).await;
-    scene.wait_for("the destination", async || scene.exists(&scene.index).await.then_some(())).await;
+    let workers_alias = format!("{}-merge-writer", scene.index);
+    scene.wait_for("the destination", async || scene.exists(&workers_alias).await.then_some(())).await;
     scene.set("index.final_pipeline", &scene.index).await;
     let run = session.end().await;
     scene.set_null("index.final_pipeline").await;

@@ -1,9 +1,11 @@
-//! The graph comes last, also where a shard is larger than one segment of its merge policy.
+//! The graph comes last, also where a shard is larger than one segment of its merge policy, or holds documents of others.
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use demo::cluster::Method;
+use serde_json::{Value, json};
 
+use crate::foreign::flat_index;
 use crate::scene::{DIMENSIONS, Flavor, Scene};
 use crate::session::Session;
 use crate::shelf::Shelf;
@@ -74,4 +76,73 @@ async fn every_segment_of_a_large_shard_gets_its_graph_within_the_size_of_the_po
 #[tokio::test(flavor = "multi_thread")]
 async fn every_segment_of_a_large_shard_gets_its_graph_in_the_former_version_too() {
     every_segment_gets_its_graph(Flavor::V8).await;
+}
+
+/// Puts a document of somebody else into the destination as a person writes it.
+async fn put_on_several_lines(scene: &Scene, path: &str) {
+    let numbers = ["0.25"; DIMENSIONS].join(",\n    ");
+    let text = format!("{{\n  \"content\": \"of\\nothers\",\n  \"embedding\": [\n    {numbers}\n  ]\n}}\n");
+    let path = format!("/{}/_doc/{path}", scene.index);
+    let answer = scene
+        .destination_cluster
+        .send(Method::PUT, &path, "application/json", Some(text.into()))
+        .await
+        .unwrap();
+    assert_eq!(answer.status, 201, "{path}");
+}
+
+/// Everything about the documents of others, each as often as it is there.
+async fn of_others(scene: &Scene) -> Vec<String> {
+    let query =
+        json!({"size": 1_000, "query": {"bool": {"must_not": [{"exists": {"field": "collection_id"}}]}}});
+    let path = format!("/{}/_search?version=true", scene.index);
+    scene.destination_cluster.refresh(&scene.index).await.unwrap();
+    let answer = scene.destination_cluster.post(&path, &query).await.unwrap();
+    let of = |hit: &Value| {
+        let [id, routing, version, words] = ["_id", "_routing", "_version", "_source"].map(|key| &hit[key]);
+        format!("{id} {routing} {version} {words}")
+    };
+    let mut found: Vec<String> = answer["hits"]["hits"].as_array().unwrap().iter().map(of).collect();
+    found.sort();
+    found
+}
+
+async fn documents_of_others_stay(destination: Flavor) {
+    let scene = Scene::new(Flavor::V8, destination).await;
+    let _tables = Shelf::tables(&scene).await;
+    let shelf = Shelf::create(&scene, scene.first_id, 1).await;
+    // A single chunk: one of the two shards has nothing but documents of others.
+    shelf.put_document(scene.first_id, 1, "ours").await;
+    let cluster = &scene.destination_cluster;
+    cluster.put(&format!("/{}", scene.index), &flat_index()).await.unwrap();
+    for number in 0..20 {
+        put_on_several_lines(&scene, &format!("routed-{number}?routing=elsewhere-{number}")).await;
+        put_on_several_lines(&scene, &format!("alone-{number}")).await;
+    }
+    // A shard of a single segment is not written anew unless one of its documents is written again.
+    let merge = format!("/{}/_forcemerge?max_num_segments=1", scene.index);
+    cluster.refresh(&scene.index).await.unwrap();
+    cluster.post_empty(&merge).await.unwrap();
+    let before = of_others(&scene).await;
+    assert_eq!(before.len(), 40);
+    assert!(segments(&scene).await.values().all(|segments| segments.len() == 1));
+
+    let run = scene.run(&scene.manifest(DIMENSIONS)).await;
+    assert!(run.success, "{run:?}");
+    assert_eq!(of_others(&scene).await, before);
+    let with_vector = json!({"query": {"exists": {"field": "embedding"}}});
+    let counted = cluster.post(&format!("/{}/_count", scene.index), &with_vector).await.unwrap();
+    assert_eq!(counted["count"], 41);
+    assert_eq!(shelf.in_destination().await.len(), 1);
+    scene.assert_destination_is_in_service().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_of_others_with_a_routing_or_on_several_lines_stay_as_they_are() {
+    documents_of_others_stay(Flavor::V9).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_of_others_stay_as_they_are_in_the_former_version_too() {
+    documents_of_others_stay(Flavor::V8).await;
 }

@@ -75,6 +75,33 @@ async fn a_chunk_that_takes_the_key_of_another_is_a_collision() {
     assert_eq!(shelf.in_destination().await.len(), 10);
 }
 
+/// An application that chooses the versions itself may leave an update the one of a chunk that is new.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_takes_the_key_of_another_under_the_version_of_a_new_one_is_a_collision_too() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = in_step(&scene, 1).await;
+    let moved: Value = serde_json::from_str(&Chunk(scene.first_id, 51, "moved here").source()).unwrap();
+    let path = format!("/{}/_doc/mover?refresh=true&version=1&version_type=external_gte", shelf.index);
+    assert_eq!(scene.source_cluster.put(&path, &moved).await.unwrap()["_version"], 1);
+    let run = scene.run(&scene.manifest(DIMENSIONS)).await;
+    assert!(!run.success, "a chunk is lost behind equal counts: {run:?}");
+    assert_eq!(in_quarantine(&scene).await, [("settler".to_owned(), "Collision".to_owned())]);
+    let former = (scene.first_id, 50);
+    assert!(!shelf.in_destination().await.contains_key(&former), "its former key is still there");
+}
+
+/// Chunks that are only added cost no comparison of all keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_that_are_new_are_no_reason_to_compare_all_keys() {
+    let scene = Scene::new(Flavor::V9, Flavor::V9).await;
+    let shelf = in_step(&scene, 2).await;
+    shelf.put_document(scene.first_id + 1, 30, "new").await;
+    let run = scene.run(&scene.manifest(DIMENSIONS)).await;
+    assert!(run.success, "{run:?}");
+    assert!(!run.output.contains("keys compared"), "{run:?}");
+    assert_eq!(shelf.in_destination().await.len(), 40);
+}
+
 /// What is updated in place under its key costs no comparison of all keys.
 #[tokio::test(flavor = "multi_thread")]
 async fn updates_that_keep_their_key_are_no_reason_to_compare_all_keys() {

@@ -6,16 +6,23 @@ mod blocks;
 mod comings;
 mod cutover;
 mod deletions;
+mod every_phase;
 mod foreign;
+mod gates;
 mod graph;
 mod keys;
+mod lag;
+mod large;
 mod late;
 mod obstacles;
 #[allow(dead_code)] // shared with other tests
 mod scene;
 mod session;
+mod set_back;
 mod shelf;
+mod shrunk;
 mod source_deletion;
+mod unseen;
 
 use std::time::Duration;
 

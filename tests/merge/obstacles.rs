@@ -1,11 +1,13 @@
 //! What a merge needs and cannot have for a while: it says what it waits for, holds up nobody else, and goes on.
 
+use demo::cluster::Method;
+use serde_json::json;
 use sqlx::postgres::PgPoolOptions;
 use testenv::postgres::Postgres;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::late::{held, is_blocked};
+use crate::late::{crawling, held, is_blocked, wait_for_block, with_late_chunks};
 use crate::scene::{DIMENSIONS, Flavor, Scene};
 use crate::session::Session;
 use crate::shelf::Shelf;
@@ -46,6 +48,97 @@ async fn replicas_for_which_there_is_no_node_hold_up_nothing() {
     assert_ne!(with_replicas, manifest);
     scene.completes(&with_replicas).await;
     assert_eq!(scene.setting("index.number_of_replicas").await, "2");
+}
+
+/// The process dies in the cutover; the next one finds the name of an alias taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_with_the_name_of_an_alias_keeps_no_merge_that_has_begun_from_going_on() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = with_late_chunks(&scene).await;
+    let alias = format!("chunks-{}", scene.first_id);
+    let named =
+        |manifest: String| manifest.replace("  cutover:\n", &format!("  cutover:\n    aliases: [{alias}]\n"));
+    let first = Session::start(&named(crawling(&scene, 1, "5m"))).await;
+    wait_for_block(&scene, &shelf).await;
+    first.kill().await;
+    let destination = &scene.destination_cluster;
+    destination.put(&format!("/{alias}"), &json!({})).await.unwrap();
+
+    let mut session = Session::start(&named(crawling(&scene, 20, "5m"))).await;
+    session.says("is tried again: spec.cutover.aliases").await;
+    assert!(!is_blocked(&scene, &shelf.index).await, "writers wait for what a person has to mend");
+    assert!(destination.delete_index(&alias).await.unwrap());
+    let run = session.end().await;
+    assert!(run.success && !run.output.contains("not done within spec.cutover.timeout"), "{run:?}");
+    let aliases = destination.get(&format!("/{}/_alias", scene.index)).await.unwrap();
+    assert_eq!(aliases[&scene.index]["aliases"], json!({&alias: {}}));
+    let verdict = scene.check(DIMENSIONS).await;
+    assert!(verdict.is_good(), "{verdict}");
+}
+
+async fn a_template_is_named_before_anything_is_copied(destination: Flavor) {
+    let scene = Scene::new(Flavor::V8, destination).await;
+    let shelf = one_shelf(&scene).await;
+    let cluster = &scene.destination_cluster;
+    let pipeline = format!("/_ingest/pipeline/{}", scene.index);
+    let uppercase = json!({"processors": [{"uppercase": {"field": "content"}}]});
+    cluster.put(&pipeline, &uppercase).await.unwrap();
+    let policy = format!("/_ilm/policy/{}", scene.index);
+    let a_month = json!({"policy": {"phases": {"delete": {"min_age": "30d", "actions": {"delete": {}}}}}});
+    cluster.put(&policy, &a_month).await.unwrap();
+
+    let template = format!("/_index_template/{}", scene.index);
+    let manifest = scene.manifest(DIMENSIONS);
+    for (says, told) in [
+        (json!({"mappings": {"_source": {"excludes": ["embedding"]}}}), "`_source` is not kept whole"),
+        (json!({"mappings": {"_routing": {"required": true}}}), "the mapping requires a `_routing`"),
+        (
+            json!({"mappings": {"runtime": {"collection_id": {"type": "long"}}}}),
+            "the runtime field `collection_id` hides",
+        ),
+        (json!({"settings": {"index.final_pipeline": scene.index}}), "setting `final_pipeline` is"),
+        (json!({"settings": {"index.lifecycle.name": scene.index}}), "setting `lifecycle.name` is"),
+    ] {
+        let body = json!({"index_patterns": [scene.index], "template": says});
+        cluster.put(&template, &body).await.unwrap();
+        let run = scene.run(&manifest).await;
+        assert!(!run.success && run.output.contains(told), "{told}: {run:?}");
+        assert!(run.output.contains("an index template for its name"), "{run:?}");
+        assert!(!scene.exists(&scene.index).await, "{told}: what was made is left behind");
+    }
+    cluster.require(Method::DELETE, &template, None).await.unwrap();
+    scene.completes(&manifest).await;
+    assert_eq!(shelf.in_destination().await.len(), 6);
+    for path in [&policy, &pipeline] {
+        cluster.require(Method::DELETE, path, None).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_that_has_its_say_in_the_destination_is_named_before_anything_is_copied() {
+    a_template_is_named_before_anything_is_copied(Flavor::V9).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_that_has_its_say_is_named_in_the_former_version_too() {
+    a_template_is_named_before_anything_is_copied(Flavor::V8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_of_a_data_stream_is_named_and_waited_for_to_go() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let shelf = one_shelf(&scene).await;
+    let template = format!("/_index_template/{}", scene.index);
+    let stream = json!({"index_patterns": [scene.index], "data_stream": {}});
+    scene.destination_cluster.put(&template, &stream).await.unwrap();
+    let mut session = Session::start(&scene.manifest(DIMENSIONS)).await;
+    session.says("creates data streams only").await;
+    assert!(!scene.exists(&scene.index).await);
+
+    scene.destination_cluster.require(Method::DELETE, &template, None).await.unwrap();
+    let run = session.end().await;
+    assert!(run.success, "{run:?}");
+    assert_eq!(shelf.in_destination().await.len(), 6);
 }
 
 /// An address whose owner may change, as that of a service may.

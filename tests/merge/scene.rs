@@ -190,6 +190,10 @@ spec:
         self.source.password.clone()
     }
 
+    pub fn database_url(&self) -> String {
+        self.database_url.clone()
+    }
+
     pub fn database_name(&self) -> String {
         let path = self.database_url.split('?').next().unwrap_or_default();
         path.rsplit('/').next().unwrap_or_default().to_owned()

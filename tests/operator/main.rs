@@ -3,16 +3,24 @@
 //! independent checker (`demo::checker`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "../support/confided.rs"]
+mod confided;
 mod cutover;
 mod hardship;
 #[path = "../support/kubernetes.rs"]
 mod kubernetes;
 mod operator;
+#[path = "../support/probes.rs"]
+mod probes;
 #[allow(dead_code)] // shared with the tests of the merge itself
 #[path = "../merge/scene.rs"]
 mod scene;
+mod secrecy;
 mod source_deletion;
 mod story;
+mod takeover;
+mod templates;
+mod verdict;
 
 use std::time::Duration;
 
@@ -301,7 +309,7 @@ async fn a_completed_merge_is_left_alone_by_a_new_controller_and_still_obeys_its
     operator.kill_9().await;
     let story = Story::begin(operator.merges(), NAME).await;
     operator.start();
-    operator.until_watching().await;
+    operator.until_logged("watching scope", 2).await;
     assert_eq!(story.versions_within(Duration::from_secs(4)).await, 0, "it is done");
 
     // The way back: the application writes to the sources again.

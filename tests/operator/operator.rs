@@ -1,6 +1,7 @@
 //! The operator beside a scene: a namespace, a service account with the rights that are shipped, the program as a
 //! process that knows nothing but that account's token.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -22,6 +23,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
 use crate::kubernetes;
+use crate::probes;
 use crate::scene::{Flavor, Scene};
 
 /// What is expected soon is given this long; much more than a loaded machine needs.
@@ -30,6 +32,9 @@ pub const SOON: Duration = Duration::from_mins(1);
 pub const PATIENCE: Duration = Duration::from_mins(5);
 /// The resource in the manifest of a scene.
 pub const NAME: &str = "first";
+
+/// The lease that `deploy/rbac.yaml` allows.
+pub const LEASE: &str = "es-index-merge";
 
 /// The service account in `deploy/rbac.yaml`.
 const ACCOUNT: &str = "es-index-merge";
@@ -45,7 +50,10 @@ pub struct Copied {
 /// One operator for one scene. What it made in the cluster goes with it.
 pub struct Operator {
     pub scene: Scene,
+    /// Where the merges are.
     pub namespace: String,
+    /// Where the controller has its account and its lease.
+    home: String,
     client: Client,
     access: Access,
     controller: Option<Child>,
@@ -58,8 +66,10 @@ impl Operator {
         let mut scene = Scene::new(source, destination).await;
         scene.first_id = next_range();
         scene.index = format!("operated-{}", scene.first_id);
+        let home = format!("operator-{}", uuid::Uuid::new_v4());
         let operator = Operator {
-            namespace: format!("operator-{}", uuid::Uuid::new_v4()),
+            namespace: home.clone(),
+            home,
             client: kubernetes::client_with_definition().await,
             access: kubernetes::access().await,
             controller: None,
@@ -76,6 +86,12 @@ impl Operator {
         let mut operator = Operator::new(source, destination).await;
         operator.start();
         operator
+    }
+
+    /// From now on merges are in a namespace apart from that of the controller.
+    pub async fn move_merges(&mut self) {
+        self.namespace = format!("merges-{}", uuid::Uuid::new_v4());
+        self.kubectl(&["create", "namespace", &self.namespace], "").await;
     }
 
     /// Starts the program, as its Deployment would.
@@ -136,15 +152,23 @@ impl Operator {
         std::fs::read_to_string(self.log()).unwrap_or_default()
     }
 
-    /// Waits until a controller that was started again watches.
-    pub async fn until_watching(&self) {
-        let starts = || self.log_text().matches("watching scope").count();
-        let watching = async {
-            while starts() < 2 {
+    /// Waits until the controllers of this test have said that so often.
+    pub async fn until_logged(&self, text: &str, times: usize) {
+        let logging = async {
+            while self.log_text().matches(text).count() < times {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        tokio::time::timeout(SOON, watching).await.expect("the controller watches");
+        let logged = tokio::time::timeout(SOON, logging).await;
+        assert!(logged.is_ok(), "{text:?} is not in the log {times} times");
+    }
+
+    /// What the controller that was started last answers at that path, head and all.
+    pub async fn page(&self, path: &str) -> String {
+        let log = self.log_text();
+        let serving = log.lines().rfind(|line| line.contains("serving /livez")).expect("it serves");
+        let (_, address) = serving.rsplit_once("address=").expect("where it serves");
+        probes::get(address, path).await
     }
 
     pub fn client(&self) -> Client {
@@ -186,6 +210,14 @@ impl Operator {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "kubectl {}: {errors}", arguments.join(" "));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The events of that reason.
+    pub async fn events(&self, reason: &str) -> Vec<Value> {
+        let all = self.kubectl(&["get", "events", "-n", &self.namespace, "-o", "json"], "").await;
+        let all: Value = serde_json::from_str(&all).unwrap();
+        let events = all["items"].as_array().unwrap().iter();
+        events.filter(|event| event["reason"] == reason).cloned().collect()
     }
 
     pub async fn patch(&self, name: &str, patch: Value) {
@@ -271,12 +303,12 @@ impl Operator {
         PgConnection::connect(postgres["stringData"]["url"].as_str().unwrap()).await.unwrap()
     }
 
-    /// The objects of `deploy/rbac.yaml`, but in the namespace of the test and, where they have none, under a name
+    /// The objects of `deploy/rbac.yaml`, but in the controller's namespace and, where they have none, under a name
     /// that has the namespace in it.
     async fn install_rights(&self) {
         let shipped = include_str!("../../deploy/rbac.yaml");
         let mut items =
-            vec![json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": self.namespace } })];
+            vec![json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": self.home } })];
         for document in serde_yaml_ng::Deserializer::from_str(shipped) {
             let mut object = Value::deserialize(document).unwrap();
             self.move_here(&mut object);
@@ -289,7 +321,7 @@ impl Operator {
     fn move_here(&self, object: &mut Value) {
         let namespaced = object["metadata"]["namespace"].is_string();
         if namespaced {
-            object["metadata"]["namespace"] = json!(self.namespace);
+            object["metadata"]["namespace"] = json!(self.home);
         } else {
             object["metadata"]["name"] =
                 json!(self.cluster_wide(object["metadata"]["name"].as_str().unwrap()));
@@ -298,17 +330,17 @@ impl Operator {
             object["roleRef"]["name"] = json!(self.cluster_wide(object["roleRef"]["name"].as_str().unwrap()));
         }
         for subject in object.get_mut("subjects").and_then(Value::as_array_mut).into_iter().flatten() {
-            subject["namespace"] = json!(self.namespace);
+            subject["namespace"] = json!(self.home);
         }
     }
 
     fn cluster_wide(&self, name: &str) -> String {
-        format!("{name}-{}", self.namespace)
+        format!("{name}-{}", self.home)
     }
 
     /// The cluster's address and the token of the service account, nothing else.
     async fn write_kubeconfig(&self) {
-        let token = self.kubectl(&["create", "token", ACCOUNT, "-n", &self.namespace], "").await;
+        let token = self.kubectl(&["create", "token", ACCOUNT, "-n", &self.home], "").await;
         let view =
             self.kubectl(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"], "").await;
         let view: Value = serde_json::from_str(&view).unwrap();
@@ -318,7 +350,7 @@ impl Operator {
             "users": [{ "name": "controller", "user": { "token": token.trim() } }],
             "contexts": [{
                 "name": "controller",
-                "context": { "cluster": "cluster", "user": "controller", "namespace": self.namespace }
+                "context": { "cluster": "cluster", "user": "controller", "namespace": self.home }
             }],
         });
         testenv::places::write_private(&self.kubeconfig(), config.to_string().as_bytes()).unwrap();
@@ -346,7 +378,9 @@ impl Operator {
             let none = r#"{"metadata":{"finalizers":null}}"#;
             kubectl(&["patch", merge, "-n", namespace, "--type=merge", "-p", none]);
         }
-        kubectl(&["delete", "namespace", namespace, "--wait=false"]);
+        for made in BTreeSet::from([namespace, self.home.as_str()]) {
+            kubectl(&["delete", "namespace", made, "--wait=false", "--ignore-not-found"]);
+        }
         let name = self.cluster_wide(ACCOUNT);
         kubectl(&["delete", "clusterrole,clusterrolebinding", &name, "--ignore-not-found"]);
     }

@@ -1,9 +1,11 @@
 //! Chunks that cannot be copied: each kind is seen, named, kept with its original, and goes over once it can.
 //!
-//! The class `not_json` is not here: Elasticsearch stores nothing as a document but a JSON object.
+//! Elasticsearch stores nothing as a document but a JSON object. The class `not_json` is for what it takes beyond that:
+//! [`comments`].
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod collections;
+mod comments;
 mod hand;
 #[allow(dead_code)] // shared with the tests of the merge itself
 #[path = "../merge/scene.rs"]
@@ -19,6 +21,8 @@ use testenv::elasticsearch::{Access, Elasticsearch, Options};
 
 /// A vector without a direction.
 const ZERO: [f64; 8] = [0.0; 8];
+/// One that servers keep as it is, bit by bit.
+const UNIT: [f64; 8] = [0.5, -0.5, 0.5, -0.5, 0.0, 0.0, 0.0, 0.0];
 
 /// Chunks that the contract cannot express, by the class that they belong to.
 fn inexpressible(collection: i64) -> Vec<(&'static str, &'static str, Value)> {
@@ -124,6 +128,44 @@ async fn a_chunk_whose_id_cannot_be_stored_as_it_is_stays_in_quarantine() {
     hand.delete(collection, "n\0l", "x").await;
     let run = scene.run(&token(&scene.manifest(8), "deleted")).await;
     assert!(run.success, "{run:?}");
+}
+
+/// The embedding is not in `_source`, and read beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_exported_of_a_source_that_hides_embeddings_can_be_indexed_again() {
+    let scene = Scene::new(Flavor::V9, Flavor::V8).await;
+    let hand = Hand::new(&scene).await;
+    let collection = hand.row(0).await;
+    let mapping = json!({"mappings": {"dynamic": false, "properties": {
+        "embedding": {"type": "dense_vector", "dims": 8, "index": true, "similarity": "cosine"},
+        "metadata": {"type": "object", "enabled": false},
+    }}});
+    scene.source().put(&format!("/{collection}"), &mapping).await.unwrap();
+    let of_unit_length = |id| with(chunk(collection, id, "good"), "embedding", json!(UNIT));
+    hand.put(collection, "good", "x", &of_unit_length(1)).await;
+    hand.put(collection, "bad", "x", &without(of_unit_length(2), "content")).await;
+    let run = scene.run(&scene.manifest(8)).await;
+    assert!(!run.success && run.output.contains("maxQuarantined allows 0"), "{run:?}");
+    assert_eq!(hand.quarantined().await, [(collection, "bad".to_owned(), "content".to_owned())]);
+
+    let exported = hand.quarantine(&["export"]).await;
+    let line: Value = serde_json::from_str(&exported.output).expect("a line of JSON");
+    assert_eq!((&line["chunk_id"], &line["index"]), (&json!("bad"), &json!(collection.to_string())));
+    assert!(line["original"]["embedding"].is_string(), "it was not read beside it: {line}");
+    let mended = with(line["original"].clone(), "content", json!("mended"));
+    hand.put(collection, "bad", "x", &mended).await;
+    let run = scene.run(&token(&scene.manifest(8), "mended")).await;
+    assert!(run.success, "{run:?}");
+    assert_eq!(hand.contents(collection).await, ["good", "mended"]);
+    let verdict = scene.check(8).await;
+    assert!(verdict.is_good(), "{verdict}");
+    // With the very embedding that was there.
+    let query = json!({"query": {"match_all": {}}});
+    let found = scene.destination().post(&format!("/{}/_search", scene.index), &query).await.unwrap();
+    let hits = found["hits"]["hits"].as_array().unwrap();
+    let embeddings: Vec<&Value> = hits.iter().map(|hit| &hit["_source"]["embedding"]).collect();
+    assert_eq!(embeddings.len(), 2);
+    assert_eq!(embeddings[0], embeddings[1]);
 }
 
 /// Its key was deleted in the destination in the same pass in which the other chunk was.

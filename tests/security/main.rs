@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod certificates;
+#[path = "../support/confided.rs"]
+mod confided;
 mod folder;
 mod postgres;
 mod roles;

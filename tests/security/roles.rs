@@ -1,7 +1,10 @@
 //! The roles of `docs/security.md` are enough for a whole merge, and nothing in them is too much.
 
+use std::collections::BTreeMap;
+
 use demo::cluster::Cluster;
 use serde_json::{Value, json};
+use testenv::elasticsearch::{Access, Elasticsearch, Options};
 
 use crate::scene::{Flavor, Scene};
 use crate::{odd_data, with_secret};
@@ -176,5 +179,111 @@ async fn the_right_to_delete_is_asked_for_early_and_only_where_sources_are_to_be
         let with = deleting(&manifest_with(&scene, &deleting_source_role(), &destination).await);
         let run = scene.run(&with).await;
         assert!(run.success && run.output.contains("source indices were deleted"), "{run:?}");
+    }
+}
+
+const PASSWORD: &str = "of a limited user";
+
+/// A server on which a role may show a part of an index: the trial licence has that.
+async fn on_trial(flavor: Flavor) -> Elasticsearch {
+    let start = move || {
+        let trial = ("xpack.license.self_generated.type".to_owned(), "trial".to_owned());
+        let options =
+            Options { heap: "512m".to_owned(), settings: BTreeMap::from([trial]), ..Options::default() };
+        Elasticsearch::start(flavor, &options).expect("a server")
+    };
+    tokio::task::spawn_blocking(start).await.unwrap()
+}
+
+/// Gives a user of that name this role alone.
+async fn limit(cluster: &Cluster, name: &str, role: &Value) {
+    cluster.put(&format!("/_security/role/{name}"), role).await.expect("a role");
+    let user = json!({"password": PASSWORD, "roles": [name]});
+    cluster.put(&format!("/_security/user/{name}"), &user).await.expect("a user");
+}
+
+/// The role with something that leaves out a part.
+fn limited(role: &Value, what: &str, how: Value) -> Value {
+    let mut role = role.clone();
+    role["indices"][0][what] = how;
+    role
+}
+
+/// Leaves out the first chunk of each shard, whatever it is.
+fn without_the_first() -> Value {
+    json!({"range": {"_seq_no": {"gte": 1}}}).to_string().into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_shows_a_part_of_an_index_is_named_before_anything_is_changed() {
+    for flavor in [Flavor::V8, Flavor::V9] {
+        let server = on_trial(flavor).await;
+        let scene = Scene::between(Access::clone(&server), Access::clone(&server)).await;
+        scene.fill(&odd_data(&scene)).await;
+        let (source, destination) = (source_role(), destination_role(&scene));
+        let without_metadata = json!({"grant": ["*"], "except": ["metadata.*"]});
+        for (what, how) in [("query", without_the_first()), ("field_security", without_metadata)] {
+            for (field, side, source, destination) in [
+                ("spec.source", "source", limited(&source, what, how.clone()), destination.clone()),
+                ("spec.destination", "destination", source.clone(), limited(&destination, what, how.clone())),
+            ] {
+                let role = if side == "source" { &source } else { &destination };
+                limit(scene.source(), side, role).await;
+                let authority = ca(&scene.manifest(8), side);
+                let keys = [("username", side), ("password", PASSWORD), ("ca.crt", authority.as_str())];
+                let as_user = with_secret(&scene.manifest(8), side, &keys);
+                let as_key = manifest_with(&scene, &source, &destination).await;
+                for (manifest, command) in [(&as_user, "plan"), (&as_key, "plan"), (&as_user, "run")] {
+                    let run = scene.command(command, manifest).await;
+                    assert!(!run.success, "{command} with {what} of {field}: {run:?}");
+                    let told = run.output.lines().find(|line| line.contains(field));
+                    assert!(
+                        told.is_some_and(|line| line.contains(&format!(": {what}"))),
+                        "{command} does not name {what} of {field}: {run:?}"
+                    );
+                }
+                assert!(!scene.exists(&scene.index).await, "created with {what} of {field}");
+            }
+        }
+        // One that shows all of it beside one that does not is enough.
+        let cluster = scene.source();
+        let partial = limited(&source, "query", without_the_first());
+        cluster.put("/_security/role/partial", &partial).await.unwrap();
+        cluster.put("/_security/role/whole", &source).await.unwrap();
+        let user = json!({"password": PASSWORD, "roles": ["partial", "whole"]});
+        cluster.put("/_security/user/both", &user).await.unwrap();
+        let authority = ca(&scene.manifest(8), "source");
+        let keys = [("username", "both"), ("password", PASSWORD), ("ca.crt", authority.as_str())];
+        let run = scene.run(&with_secret(&scene.manifest(8), "source", &keys)).await;
+        assert!(run.success, "{run:?}");
+    }
+}
+
+/// A key is not told what its owner may not see.
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_that_the_owner_of_a_key_may_not_see_make_the_verdict_negative() {
+    for flavor in [Flavor::V8, Flavor::V9] {
+        let server = on_trial(flavor).await;
+        let scene = Scene::between(Access::clone(&server), Access::clone(&server)).await;
+        scene.fill(&odd_data(&scene)).await;
+        let (source, destination) = (source_role(), destination_role(&scene));
+        limit(scene.source(), "owner", &limited(&source, "query", without_the_first())).await;
+        let grant = json!({
+            "grant_type": "password", "username": "owner", "password": PASSWORD,
+            "api_key": {"name": "of a limited user", "role_descriptors": {"merge": source}},
+        });
+        let key = scene.source().post("/_security/api_key/grant", &grant).await.unwrap();
+        let whole = manifest_with(&scene, &source, &destination).await;
+        let authority = ca(&scene.manifest(8), "source");
+        let keys = [("api_key", key["encoded"].as_str().unwrap()), ("ca.crt", authority.as_str())];
+        let run = scene.run(&with_secret(&whole, "source", &keys)).await;
+        assert!(!run.success, "chunks are missing: {run:?}");
+        assert!(run.output.contains("the credentials of the source show "), "{run:?}");
+        assert!(!scene.any_source_is_blocked().await, "a negative verdict must lift the blocks");
+
+        let run = scene.run(&whole.replace("  contract:", "  retryToken: again\n  contract:")).await;
+        assert!(run.success, "{run:?}");
+        let verdict = scene.check(8).await;
+        assert!(verdict.is_good(), "{verdict}");
     }
 }

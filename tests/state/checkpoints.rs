@@ -1,11 +1,11 @@
 use std::collections::{BTreeMap, HashSet};
 
 use es_index_merge::state::{
-    Advance, Category, CollectionVerdict, Counts, QuarantineFilter, Quarantined, QuarantinedRow, ShardTarget,
-    SourceCuts, UnitKind,
+    Advance, Category, CollectionVerdict, Counts, QuarantineFilter, Quarantined, QuarantinedPlace,
+    QuarantinedRow, ShardTarget, SourceCuts, UnitKind,
 };
 
-use crate::fixture::{Fixture, LEASE, advance, quarantined, target};
+use crate::fixture::{Fixture, LEASE, SCHEMA, advance, quarantined, target};
 
 #[tokio::test]
 async fn a_checkpoint_moves_the_cursor_adds_the_counts_and_ends_the_unit() {
@@ -108,17 +108,62 @@ async fn of_a_chunk_in_quarantine_the_newest_state_stays() {
     unit.cursor = 40;
     fixture.state.checkpoint(fixture.merge, &[advance(&unit, 10)], &older, &[]).await.unwrap();
     let of_one = QuarantineFilter { collection: Some(1), class: None };
-    let listed = fixture.state.quarantine_list(fixture.merge, &of_one).await.unwrap();
+    let listed = fixture.quarantine(&of_one).await;
     assert_eq!(listed.len(), 1);
     assert_eq!((listed[0].seq_no, listed[0].reason.as_str()), (30, "newest"));
     let original = fixture.state.quarantine_original(fixture.merge, &listed[0]).await.unwrap();
     assert_eq!(original.unwrap(), b"{\"id\":30}");
 
-    let at = |seq_no| QuarantinedRow { seq_no, ..listed[0].clone() };
+    let all = unit.source..=unit.source;
+    let places = fixture.state.quarantine_of(fixture.merge, &all, None, 10).await.unwrap();
+    let at = |seq_no| QuarantinedPlace { seq_no, ..places[0].clone() };
     assert_eq!(fixture.state.quarantine_clear(fixture.merge, &[&at(29)]).await.unwrap(), 0);
     assert_eq!(fixture.state.quarantine_clear(fixture.merge, &[&at(31)]).await.unwrap(), 1);
-    let all = QuarantineFilter::default();
-    assert!(fixture.state.quarantine_list(fixture.merge, &all).await.unwrap().is_empty());
+    assert!(fixture.quarantine(&QuarantineFilter::default()).await.is_empty());
+}
+
+/// What a source holds is not copied into the database because all of it is refused.
+#[tokio::test]
+async fn of_a_source_a_thousand_originals_are_stored_and_the_index_of_the_others_is_told() {
+    let fixture = Fixture::new().await;
+    let sources = fixture.sources([1, 2]).await;
+    fixture.plan(UnitKind::Copy, &[target(sources[0], 3_000), target(sources[1], 10)], 10_000).await;
+    let mut units = fixture.lease("a").await;
+    let stored = async || {
+        let query = format!("SELECT count(*) FROM {SCHEMA}.quarantine WHERE original IS NOT NULL");
+        fixture.database.number(&query).await
+    };
+    for (to, expected) in [(700, 700), (1_500, 1_000), (3_000, 1_000)] {
+        let unit = &mut units[0];
+        let rows: Vec<Quarantined> = (unit.cursor..to).map(|seq_no| quarantined(unit, seq_no)).collect();
+        let step = advance(unit, to - unit.cursor);
+        fixture.state.checkpoint(fixture.merge, &[step], &rows, &[]).await.unwrap();
+        unit.cursor = to;
+        assert_eq!(stored().await, expected, "up to {to}");
+    }
+    let other = [quarantined(&units[1], 3)];
+    fixture.state.checkpoint(fixture.merge, &[advance(&units[1], 10)], &other, &[]).await.unwrap();
+    assert_eq!(stored().await, 1_001, "each source has its own");
+
+    let listed = fixture.quarantine(&QuarantineFilter::default()).await;
+    let at = |seq_no| listed.iter().find(|row| row.source == sources[0] && row.seq_no == seq_no).unwrap();
+    let original =
+        async |row: &QuarantinedRow| fixture.state.quarantine_original(fixture.merge, row).await.unwrap();
+    assert_eq!((at(5).bytes, original(at(5)).await), (Some(8), Some(b"{\"id\":5}".to_vec())));
+    assert_eq!((at(2_000).bytes, original(at(2_000)).await), (None, None));
+    assert_eq!(at(2_000).index_name, "1");
+
+    // Another walk finds most of them mended: there is room again.
+    fixture.plan(UnitKind::Verify, &[target(sources[0], 3_000)], 10_000).await;
+    let unit = fixture
+        .state
+        .lease_units(fixture.merge, UnitKind::Verify, "a", LEASE, 1, 10_000)
+        .await
+        .unwrap()
+        .remove(0);
+    let rows = [quarantined(&unit, 5), quarantined(&unit, 2_000)];
+    fixture.state.checkpoint(fixture.merge, &[advance(&unit, 3_000)], &rows, &[]).await.unwrap();
+    assert_eq!(stored().await, 3);
 }
 
 #[tokio::test]

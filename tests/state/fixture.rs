@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use es_index_merge::state::{
-    Advance, Claim, Counts, LeasedUnit, MergeId, NewMerge, NewSource, Quarantined, ShardTarget, SourceId,
-    State, UnitKind,
+    Advance, Claim, Counts, LeasedUnit, MergeId, NewMerge, NewSource, QuarantineFilter, Quarantined,
+    QuarantinedRow, ShardTarget, SourceId, State, UnitKind,
 };
 
 use crate::support::Database;
@@ -47,6 +47,11 @@ impl Fixture {
 
     pub async fn lease(&self, worker: &str) -> Vec<LeasedUnit> {
         self.state.lease_units(self.merge, UnitKind::Copy, worker, LEASE, 1_000, 1_000_000).await.unwrap()
+    }
+
+    /// What is in quarantine, ordered by collection and chunk.
+    pub async fn quarantine(&self, filter: &QuarantineFilter) -> Vec<QuarantinedRow> {
+        self.state.quarantine_page(self.merge, filter, None, 10_000).await.unwrap()
     }
 
     /// Lets every lease and every wait run out, as the passing of time would.

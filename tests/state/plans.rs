@@ -45,7 +45,7 @@ async fn units_that_are_done_become_one_and_nothing_that_they_say_is_lost() {
     let totals = fixture.state.totals(fixture.merge).await.unwrap().copy;
     assert_eq!((totals.units, totals.units_done), (2, 2), "and one of the last pass");
     assert_eq!((totals.positions_total, totals.positions_done, totals.counts.documents), (800, 800, 800));
-    let kept = fixture.state.quarantine_list(fixture.merge, &QuarantineFilter::default()).await.unwrap();
+    let kept = fixture.quarantine(&QuarantineFilter::default()).await;
     assert_eq!(kept.iter().map(|row| row.seq_no).collect::<Vec<_>>(), [3, 353, 703]);
     let sources = fixture.state.sources(fixture.merge).await.unwrap();
     assert_eq!(sources[0].cuts, BTreeMap::from([("name".to_owned(), 160)]));
@@ -233,7 +233,7 @@ async fn a_verification_that_begins_anew_forgets_what_was_compared_and_leaves_th
     assert!(late.is_empty(), "a worker of before may not go on");
     let shards = fixture.state.shards(fixture.merge).await.unwrap();
     assert!(shards.iter().all(|shard| shard.copy_planned_to > 0 && shard.verify_planned_to == 0));
-    let left = fixture.state.quarantine_list(fixture.merge, &QuarantineFilter::default()).await.unwrap();
+    let left = fixture.quarantine(&QuarantineFilter::default()).await;
     assert_eq!(left.iter().map(|row| row.chunk_id.as_str()).collect::<Vec<_>>(), ["chunk-1"]);
     assert_eq!(fixture.plan(UnitKind::Verify, &targets, 1_000).await, 2);
     let totals = fixture.state.totals(fixture.merge).await.unwrap();

@@ -1,8 +1,12 @@
 //! Chunks in quarantine that are tried again: nothing is lost from it, nothing is counted twice.
 
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
 use es_index_merge::state::invariants::Place;
 use es_index_merge::state::{
-    Counts, LeasedUnit, QuarantineFilter, QuarantinedRow, SourceId, SourceState, UnitKind,
+    Counts, LeasedUnit, QuarantineFilter, QuarantinedPlace, QuarantinedRow, ShardTarget, SourceId,
+    SourceState, UnitKind,
 };
 
 use crate::fixture::{Fixture, LEASE, advance, quarantined, target};
@@ -25,7 +29,20 @@ async fn lease(fixture: &Fixture) -> Vec<LeasedUnit> {
 }
 
 async fn listed(fixture: &Fixture) -> Vec<QuarantinedRow> {
-    fixture.state.quarantine_list(fixture.merge, &QuarantineFilter::default()).await.unwrap()
+    fixture.quarantine(&QuarantineFilter::default()).await
+}
+
+/// What is in quarantine of these sources, read two at a time.
+async fn places(fixture: &Fixture, sources: &RangeInclusive<SourceId>) -> Vec<QuarantinedPlace> {
+    let mut all: Vec<QuarantinedPlace> = Vec::new();
+    loop {
+        let page = fixture.state.quarantine_of(fixture.merge, sources, all.last(), 2).await.unwrap();
+        if page.is_empty() {
+            return all;
+        }
+        assert!(page.len() <= 2);
+        all.extend(page);
+    }
 }
 
 async fn retry(fixture: &Fixture, filter: &QuarantineFilter) -> u64 {
@@ -127,9 +144,10 @@ async fn two_chunks_of_one_id_on_two_shards_are_two() {
     let rows: Vec<_> = units.iter().map(|unit| quarantined(unit, 4)).collect();
     let steps: Vec<_> = units.iter().map(|unit| advance(unit, 10)).collect();
     fixture.state.checkpoint(fixture.merge, &steps, &rows, &[]).await.unwrap();
-    let listed = listed(&fixture).await;
-    assert_eq!(listed.iter().map(|row| row.shard).collect::<Vec<_>>(), [0, 1]);
-    assert_eq!(fixture.state.quarantine_clear(fixture.merge, &[&listed[0]]).await.unwrap(), 1);
+    let rows = places(&fixture, &(source..=source)).await;
+    assert_eq!(rows.iter().map(|row| row.shard).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(fixture.state.quarantine_clear(fixture.merge, &[&rows[0]]).await.unwrap(), 1);
+    assert_eq!(places(&fixture, &(source..=source)).await, [rows[1].clone()]);
 }
 
 #[tokio::test]
@@ -148,4 +166,37 @@ async fn pages_follow_each_other_without_a_gap() {
     }
     assert_eq!(seen, listed(&fixture).await);
     assert_eq!(seen.len(), 57);
+}
+
+#[tokio::test]
+async fn the_quarantine_of_some_sources_is_read_and_counted_without_that_of_the_others() {
+    let fixture = Fixture::new().await;
+    let sources = fixture.sources([1, 2, 3, 4]).await;
+    let targets: Vec<ShardTarget> = sources.iter().map(|&id| target(id, 10)).collect();
+    fixture.plan(UnitKind::Copy, &targets, 100).await;
+    let units = fixture.lease("a").await;
+    let steps: Vec<_> = units.iter().map(|unit| advance(unit, 10)).collect();
+    // Three of each but the second.
+    let bad = units.iter().filter(|unit| unit.source != sources[1]);
+    let rows: Vec<_> = bad.flat_map(|unit| [7, 2, 5].map(|seq_no| quarantined(unit, seq_no))).collect();
+    fixture.state.checkpoint(fixture.merge, &steps, &rows, &[]).await.unwrap();
+
+    let found =
+        |source: SourceId| [2_i64, 5, 7].map(|seq_no| (source, format!("chunk-{seq_no}"), seq_no)).to_vec();
+    let read = async |range: RangeInclusive<SourceId>| {
+        let rows = places(&fixture, &range).await;
+        rows.into_iter().map(|row| (row.source, row.chunk_id, row.seq_no)).collect::<Vec<_>>()
+    };
+    assert_eq!(read(sources[0]..=sources[0]).await, found(sources[0]));
+    assert!(read(sources[1]..=sources[1]).await.is_empty());
+    assert_eq!(read(sources[0]..=sources[2]).await, [found(sources[0]), found(sources[2])].concat());
+    let three = BTreeMap::from([("vector".to_owned(), 3)]);
+    let counts = [sources[0], sources[2], sources[3]].map(|source| (source, three.clone()));
+    let counted = fixture.state.quarantine_by_source(fixture.merge).await.unwrap();
+    assert_eq!(counted, BTreeMap::from(counts));
+
+    fixture.state.set_source_state(&sources[2..=2], SourceState::Gone).await.unwrap();
+    fixture.state.set_source_state(&sources[3..=3], SourceState::Waiting).await.unwrap();
+    assert_eq!(fixture.state.quarantine_clear_gone(fixture.merge).await.unwrap(), 3);
+    assert_eq!(read(sources[0]..=sources[3]).await, [found(sources[0]), found(sources[3])].concat());
 }

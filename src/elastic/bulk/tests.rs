@@ -65,6 +65,17 @@ fn each_status_has_its_meaning() {
 }
 
 #[test]
+fn what_was_written_over_a_document_is_told_from_what_is_new() {
+    let answer = br#"{"errors":true,"items":[{"index":{"status":200}},{"index":{"status":201}},{"delete":{"status":200}},
+        {"index":{"status":409,"error":{"type":"version_conflict_engine_exception","reason":"r"}}},
+        {"index":{"status":200}}]}"#;
+    let outcome = outcome(answer, 5).unwrap();
+    assert_eq!(outcome.replaced, BTreeSet::from([0, 4]));
+    let applied = |item: &&BulkItem| **item == BulkItem::Applied;
+    assert_eq!(outcome.items.iter().filter(applied).count(), 4);
+}
+
+#[test]
 fn what_concerns_the_target_is_an_error_of_the_request() {
     for (status, kind, category) in [
         (404, INDEX_NOT_FOUND, ErrorCategory::NotFound),

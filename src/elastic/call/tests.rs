@@ -12,7 +12,7 @@ use super::super::config::Credentials;
 use super::*;
 
 /// What the gateway does with a request.
-enum Reply {
+pub(in crate::elastic) enum Reply {
     /// Answers with these bytes and closes the connection.
     Raw(String),
     /// Closes the connection without an answer.
@@ -22,8 +22,8 @@ enum Reply {
 }
 
 /// A gateway on a port of its own, which follows a script and remembers what it was sent.
-struct Gateway {
-    url: Url,
+pub(in crate::elastic) struct Gateway {
+    pub url: Url,
     heads: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
@@ -35,7 +35,7 @@ impl Drop for Gateway {
 }
 
 impl Gateway {
-    async fn start(script: Vec<Reply>) -> Self {
+    pub async fn start(script: Vec<Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
         let heads = Arc::new(Mutex::new(Vec::new()));
@@ -57,7 +57,7 @@ impl Gateway {
         Self { url, heads, task }
     }
 
-    fn heads(&self) -> Vec<String> {
+    pub fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }
 }
@@ -80,7 +80,7 @@ async fn request_head(stream: &mut TcpStream) -> String {
     }
 }
 
-fn answer(status: &str, headers: &str, body: &str) -> Reply {
+pub(in crate::elastic) fn answer(status: &str, headers: &str, body: &str) -> Reply {
     Reply::Raw(format!(
         "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n{body}",
         body.len()
@@ -208,6 +208,28 @@ async fn an_answer_far_too_large_is_not_read() {
     let gateway = Gateway::start(vec![huge]).await;
     let error = caller(&[&gateway]).send(&call()).await.unwrap_err();
     assert_eq!(error.category(), ErrorCategory::TooLarge);
+}
+
+#[tokio::test]
+async fn an_answer_above_its_limit_is_not_taken_whatever_it_says_of_its_size() {
+    let forms: [fn(&str) -> Reply; 3] = [
+        |body| answer("200 OK", "", body),
+        |body| Reply::Raw(format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{body}")),
+        |body| {
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+            let (first, rest) = body.split_at(10);
+            Reply::Raw(format!("{head}a\r\n{first}\r\n{:x}\r\n{rest}\r\n0\r\n\r\n", rest.len()))
+        },
+    ];
+    let body = "x".repeat(64);
+    for form in forms {
+        let gateway = Gateway::start(vec![form(&body), form(&body)]).await;
+        let caller = caller(&[&gateway]);
+        assert_eq!(caller.send(&call().answer_limit(64)).await.unwrap(), body);
+        let error = caller.send(&call().answer_limit(63)).await.unwrap_err();
+        assert_eq!(error.category(), ErrorCategory::TooLarge);
+        assert_eq!(gateway.heads().len(), 2, "it is not asked for again");
+    }
 }
 
 #[tokio::test]

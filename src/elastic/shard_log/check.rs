@@ -22,13 +22,36 @@ pub(in crate::elastic) struct Expected {
     pub limit: Option<usize>,
 }
 
+/// Why a page is not the one that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(in crate::elastic) enum Fault {
+    /// Something of it is missing, or is not of it.
+    #[error("{0}")]
+    Incomplete(String),
+    /// Two chunks have this sequence number.
+    #[error("sequence number {0} came twice")]
+    Twice(SeqNo),
+}
+
+impl From<String> for Fault {
+    fn from(reason: String) -> Self {
+        Self::Incomplete(reason)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(reason: &str) -> Self {
+        Self::Incomplete(reason.to_owned())
+    }
+}
+
 /// Says why a page is not complete, or nothing.
 ///
 /// - shards: a preference for a shard that does not exist is answered with success, no shards and no hits;
 /// - time-out and early end: hits are missing then, also with success;
 /// - the total must be exact and equal the number of hits, so that no size limit cut it;
 /// - each sequence number must lie in the window, and none twice.
-pub(in crate::elastic) fn check(page: &RawPage, expected: &Expected) -> std::result::Result<(), String> {
+pub(in crate::elastic) fn check(page: &RawPage, expected: &Expected) -> std::result::Result<(), Fault> {
     check_header(page, expected)?;
     let Some(total) = page.total else {
         return Err("the answer has no total".into());
@@ -38,10 +61,11 @@ pub(in crate::elastic) fn check(page: &RawPage, expected: &Expected) -> std::res
     }
     let all = usize::try_from(total.value.unwrap_or(-1)).ok();
     if all.map(|all| expected.limit.map_or(all, |limit| limit.min(all))) != Some(page.hits.len()) {
-        return Err(format!("{} hits came of a total of {}", page.hits.len(), total.value.unwrap_or(-1)));
+        let value = total.value.unwrap_or(-1);
+        return Err(format!("{} hits came of a total of {value}", page.hits.len()).into());
     }
     if let Some(other) = &page.foreign_index {
-        return Err(format!("a hit is of another index, `{other}`"));
+        return Err(format!("a hit is of another index, `{other}`").into());
     }
     if expected.id && page.hits.iter().any(|hit| hit.id.is_empty()) {
         return Err("a hit has no _id".into());
@@ -78,20 +102,17 @@ fn check_header(page: &RawPage, expected: &Expected) -> std::result::Result<(), 
     Ok(())
 }
 
-fn check_window(hits: &[Hit], from: SeqNo, to: SeqNo) -> std::result::Result<(), String> {
+fn check_window(hits: &[Hit], from: SeqNo, to: SeqNo) -> std::result::Result<(), Fault> {
     let width = usize::try_from(to.saturating_sub(from)).unwrap_or(0);
     let mut seen = vec![0_u64; width.div_ceil(64)];
     for hit in hits {
-        let place = hit.seq_no.checked_sub(from).and_then(|offset| usize::try_from(offset).ok());
-        let Some(place) = place.filter(|&place| place < width) else {
-            return Err(format!("sequence number {} is outside [{from}, {to})", hit.seq_no));
-        };
+        let outside = || format!("sequence number {} is outside [{from}, {to})", hit.seq_no);
+        let offset = hit.seq_no.checked_sub(from).and_then(|offset| usize::try_from(offset).ok());
+        let place = offset.filter(|&place| place < width).ok_or_else(outside)?;
         let bit = 1 << (place % 64);
-        let Some(word) = seen.get_mut(place / 64) else {
-            return Err(format!("sequence number {} is outside [{from}, {to})", hit.seq_no));
-        };
+        let word = seen.get_mut(place / 64).ok_or_else(outside)?;
         if *word & bit != 0 {
-            return Err(format!("sequence number {} came twice", hit.seq_no));
+            return Err(Fault::Twice(hit.seq_no));
         }
         *word |= bit;
     }
@@ -106,7 +127,8 @@ pub(in crate::elastic) fn accept(answer: RawAnswer, expected: &Expected, of: &st
     };
     match check(&page, expected) {
         Ok(()) => Ok(Page { hits: page.hits, bytes: page.bytes }),
-        Err(reason) => Err(ElasticError::bad_answer(READING, format!("{of}: {reason}"))),
+        Err(fault @ Fault::Twice(_)) => Err(ElasticError::shared_seq_no(READING, format!("{of}: {fault}"))),
+        Err(fault) => Err(ElasticError::bad_answer(READING, format!("{of}: {fault}"))),
     }
 }
 
@@ -203,11 +225,19 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_number_outside_of_the_window_or_twice_is_refused() {
+    fn a_sequence_number_outside_of_the_window_is_refused() {
         for outside in [9, 20, -1, -2, i64::MAX, i64::MIN] {
             refused(|answer| answer["hits"]["hits"][0]["_seq_no"] = json!(outside), "outside [10, 20)");
         }
-        refused(|answer| answer["hits"]["hits"][0]["_seq_no"] = json!(19), "came twice");
+    }
+
+    #[test]
+    fn chunks_that_share_a_sequence_number_are_an_error_of_their_own() {
+        let mut answer = complete();
+        answer["hits"]["hits"][0]["_seq_no"] = json!(19);
+        let error = accepted(&answer, &window()).unwrap_err();
+        assert!(error.is_shared_seq_no() && error.to_string().contains("19 came twice"), "{error}");
+        assert!(error.remedy().contains("reindex"), "{}", error.remedy());
     }
 
     #[test]

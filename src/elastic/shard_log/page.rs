@@ -31,10 +31,10 @@ pub(in crate::elastic) struct RawPage {
 }
 
 impl RawPage {
-    /// Whether that many hits came of a greater total.
-    pub fn holds_more_than(&self, size: usize) -> bool {
+    /// The total, if that many hits came of a greater one.
+    pub fn total_beyond(&self, size: usize) -> Option<usize> {
         let total = self.total.and_then(|total| total.value).and_then(|value| usize::try_from(value).ok());
-        self.hits.len() == size && total.is_some_and(|total| total > size)
+        total.filter(|&total| self.hits.len() == size && total > size)
     }
 }
 
@@ -236,10 +236,7 @@ fn hit(
             b"_id" => id = Some(string(&s.string()?, answer)?),
             b"_seq_no" => seq_no = Some(s.integer()?),
             b"_version" => version = Some(s.integer()?),
-            b"_source" => {
-                s.peek();
-                source = answer.slice(s.value()?);
-            }
+            b"_source" => source = answer.slice(s.document()?),
             b"fields" => s.object::<Broken>(|s, key| {
                 if vector_field.is_some_and(|field| field.as_bytes() == key) {
                     vector = first_text(s, answer)?;
@@ -356,6 +353,20 @@ mod tests {
         for bad in [r#"["a","b"]"#, "[1]", r#""a""#, r#"["\x"]"#] {
             assert!(parsed(&hit(bad)).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_comment_in_a_document_ends_nothing_but_itself() {
+        let hit = |id: &str, source: &str| {
+            format!(r#"{{"_index":"a","_id":"{id}","_source":{source},"_seq_no":1,"_version":1}}"#)
+        };
+        let odd = r#"{"id":1, /* don"t },"_seq_no":7,"x":{ */ "content":"x"}"#;
+        let page = parsed(&wrapped(&[hit("p", odd), hit("q", "{}")].join(","))).unwrap();
+        let found: Vec<_> = page.hits.iter().map(|hit| (hit.id.as_str(), hit.seq_no, hit.source())).collect();
+        assert_eq!(found, [("p", 1, odd.as_bytes()), ("q", 1, b"{}".as_slice())]);
+        let around = parsed(&wrapped(&hit("p", "/* { */ {} /* } */"))).unwrap();
+        assert_eq!(around.hits[0].source(), b"{}");
+        assert!(parsed(&wrapped(&hit("p", "{} // \""))).is_err());
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! A scanner over JSON text that gives byte ranges instead of values.
 //!
-//! It reads each byte at most once and skips what is not asked for with `memchr`, so a page of megabytes of floats
-//! costs little more than reading its memory. It checks the structure that it walks, not the inside of skipped
-//! values: those are parsed later by whoever uses them. On failure it says what it expected and where.
+//! It skips what is not asked for with `memchr`, so a page of megabytes of floats costs little more than reading its
+//! memory. It checks the structure that it walks, not the inside of skipped values: those are parsed later by whoever uses
+//! them. On failure it says what it expected and where.
+//!
+//! Documents may hold comments, `/* */` and `//`: the server takes them in what it is sent, and gives them back. They may
+//! hold quotes and brackets, so they are passed over as the server does it, and end where they end for it.
 
 use std::ops::Range;
 
@@ -187,21 +190,44 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// Takes a document as it was sent to the server, and gives the range of its value: comments may stand before and
+    /// behind it, too.
+    pub(super) fn document(&mut self) -> Scanned<Range<usize>> {
+        while self.peek() == Some(b'/') {
+            self.comment()?;
+        }
+        let value = self.value()?;
+        // Of the other kind nobody knows the end: the line goes on with what the server writes.
+        while self.peek() == Some(b'/') && self.rest().starts_with(b"/*") {
+            self.comment()?;
+        }
+        Ok(value)
+    }
+
+    /// Passes over a comment.
+    fn comment(&mut self) -> Scanned<()> {
+        let (start, inside) = self.rest().split_at_checked(2).unwrap_or_default();
+        let length = match start {
+            b"/*" => memchr::memmem::find(inside, b"*/").map(|end| end + 2),
+            b"//" => memchr::memchr2(b'\n', b'\r', inside).map(|end| end + 1),
+            _ => return self.wrong("a comment"),
+        };
+        let Some(length) = length else { return self.wrong("the end of a comment") };
+        self.at += start.len() + length;
+        Ok(())
+    }
+
     /// Skips an object or an array. Its own brackets are enough to find its end: in JSON the other kind is balanced
     /// inside.
     fn nested(&mut self, open: u8, close: u8) -> Scanned<Range<usize>> {
         let start = self.at;
         let mut depth = 0_usize;
         loop {
-            let Some(offset) = memchr::memchr3(b'"', open, close, self.rest()) else {
-                return self.wrong("the end of an object or array");
-            };
-            self.at += offset;
-            match self.text.get(self.at) {
-                Some(b'"') => {
+            match self.find(open, close)? {
+                b'"' => {
                     self.string()?;
                 }
-                Some(&byte) if byte == open => {
+                byte if byte == open => {
                     depth += 1;
                     self.at += 1;
                 }
@@ -213,6 +239,30 @@ impl<'a> Scanner<'a> {
                     }
                 }
             }
+        }
+    }
+
+    /// Goes on to the next quote, or the next of these brackets, outside of comments.
+    fn find(&mut self, open: u8, close: u8) -> Scanned<u8> {
+        let mut found = None;
+        loop {
+            let next = match found.filter(|&next| next >= self.at) {
+                Some(next) => next,
+                None => match memchr::memchr3(b'"', open, close, self.rest()) {
+                    Some(offset) => self.at + offset,
+                    None => return self.wrong("the end of an object or array"),
+                },
+            };
+            // Outside of strings nothing but a comment has it.
+            let between = self.text.get(self.at..next).unwrap_or_default();
+            let Some(offset) = memchr::memchr(b'/', between) else {
+                self.at = next;
+                return self.text.get(next).copied().map_or_else(|| self.wrong("a byte"), Ok);
+            };
+            self.at += offset;
+            self.comment()?;
+            // Nothing is searched twice, however many comments there are.
+            found = Some(next);
         }
     }
 
@@ -264,6 +314,37 @@ mod tests {
     }
 
     #[test]
+    fn comments_are_passed_over_whatever_they_hold() {
+        for text in [
+            r#"{"id":1, /* don"t */ "content":"x"}"#,
+            r#"{"id":1, /* } ]"_seq_no":7,{ */ "content":"x"}"#,
+            "{\"id\":1, // don\"t }\n\"content\":\"x\"}",
+            "{\"id\":[1,// ]\r2]//\n}",
+            "{/**/}",
+            "[/*/ ] */]",
+            "{/* * / ** } **/\"a\"/*\"*/:/*\"*/1/*\"*/}",
+            r#"{"url":"https://x/*","more":"*/ // {"}"#,
+        ] {
+            assert_eq!(taken(text).unwrap(), text);
+        }
+        for text in ["{/}", "{/*}", "{/*/}", "{//}", "{/ /}\n", "[1/2]"] {
+            assert!(taken(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_document_is_its_value_without_the_comments_around_it() {
+        let text = "/* \" */ // {\n {\"a\":1} /* } */ /**/,2";
+        let mut scanner = Scanner::new(text.as_bytes());
+        assert_eq!(&text[scanner.document().unwrap()], "{\"a\":1}");
+        assert_eq!(scanner.peek(), Some(b','));
+        // Where it ends the server does not tell.
+        let mut scanner = Scanner::new(b"{} // x,2}\n,3");
+        assert_eq!(scanner.document(), Ok(0..2));
+        assert_eq!(scanner.peek(), Some(b'/'));
+    }
+
+    #[test]
     fn a_text_that_breaks_off_is_malformed() {
         for text in ["", "{", "[1", r#"{"a":"b"#, r#""a\"#, r#""a\""#, r#"{"a":"}"#, ",", "1 2"] {
             assert!(taken(text).is_err(), "{text}");
@@ -297,7 +378,64 @@ mod tests {
         })
     }
 
+    fn any_comment() -> impl Strategy<Value = String> {
+        let inside = r#"[\\"{}\[\]a,: /]{0,12}"#;
+        prop_oneof![
+            Just(String::new()),
+            r"[ \n\t]{0,2}",
+            inside.prop_map(|text| format!("/*{text}**/")),
+            inside.prop_map(|text| format!("//{text}*/\n")),
+        ]
+    }
+
+    /// Appends a value with the next of these comments between each two of its parts.
+    fn commented(value: &Value, comments: &mut dyn Iterator<Item = &String>, text: &mut String) {
+        match value {
+            Value::Array(items) => {
+                text.push('[');
+                for (number, item) in items.iter().enumerate() {
+                    text.push_str(if number > 0 { "," } else { "" });
+                    text.extend(comments.next().cloned());
+                    commented(item, comments, text);
+                    text.extend(comments.next().cloned());
+                }
+                text.extend(comments.next().cloned());
+                text.push(']');
+            }
+            Value::Object(fields) => {
+                text.push('{');
+                for (number, (key, item)) in fields.iter().enumerate() {
+                    text.push_str(if number > 0 { "," } else { "" });
+                    text.extend(comments.next().cloned());
+                    text.push_str(&Value::from(key.as_str()).to_string());
+                    text.extend(comments.next().cloned());
+                    text.push(':');
+                    text.extend(comments.next().cloned());
+                    commented(item, comments, text);
+                    text.extend(comments.next().cloned());
+                }
+                text.extend(comments.next().cloned());
+                text.push('}');
+            }
+            plain => text.push_str(&plain.to_string()),
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_document_is_taken_whole_wherever_comments_stand_in_it(
+            fields in prop::collection::hash_map("[a-z/]{1,4}", any_json(), 0..5), comments in prop::collection::vec(any_comment(), 1..8)
+        ) {
+            let document = Value::Object(fields.into_iter().collect());
+            let mut text = String::new();
+            commented(&document, &mut comments.iter().cycle(), &mut text);
+            let all = format!("[{text},\"behind\"]");
+            let mut scanner = Scanner::new(all.as_bytes());
+            let mut found = Vec::new();
+            scanner.array::<Malformed>(|s| { found.push(&all[s.document()?]); Ok(()) }).unwrap();
+            prop_assert_eq!(found, [text.as_str(), "\"behind\""]);
+        }
+
         #[test]
         fn any_json_value_is_taken_whole(value in any_json(), pretty: bool) {
             let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();

@@ -34,6 +34,10 @@ pub(super) async fn begin(engine: &Engine, now: Timestamp) -> Result<(), MergeEr
     engine.shown.lock().unwrap_or_else(PoisonError::into_inner).clear();
     engine
         .edit_memo(|memo| {
+            // A process that was stopped for long may find the next attempt where nothing leads back any more.
+            if memo.cutover.handed_over {
+                return;
+            }
             memo.cutover = CutoverMemo {
                 started_at: Some(now),
                 attempts: memo.cutover.attempts + 1,
@@ -101,7 +105,8 @@ pub(super) async fn still_stands(engine: &Engine) -> Result<bool, MergeError> {
             shard.index_uuid.0 == source.index_uuid
                 && passes::is_copied_whole(copied.get(&(source.id, shard.shard)).copied(), shard)
         };
-        blocks.get(name) == Some(&true) && stats.get(name).is_some_and(|shards| shards.iter().all(is_whole))
+        blocks.get(name).is_some_and(|block| block.is_set)
+            && stats.get(name).is_some_and(|shards| shards.iter().all(is_whole))
     };
     let Some((changed, _)) = sources.iter().find(|(name, source)| !stands(name, source)) else {
         return Ok(true);
@@ -144,7 +149,8 @@ pub(in crate::merge) async fn abandon(
 }
 
 /// The verdict is positive: our own traces away, the time that writers were refused, and last the aliases asked for,
-/// as applications may write to the destination from then on. False if there has to be another verdict first.
+/// as applications may write to the destination from then on. False if there has to be another verdict first, or another
+/// attempt.
 pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Result<bool, MergeError> {
     let memo = parse_memo(&engine.merge_row().await?)?;
     // Some time may have gone by since the verdict: a process died, a server was away.
@@ -154,19 +160,22 @@ pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -
         return Ok(false);
     }
     destination::put_everything_back(engine).await?;
-    // What was taken out of the merge while the cutover was under way moves nowhere. Its name may be that of an index
-    // which was made in its place and is merged.
+    // What was taken out of the merge while the cutover was under way moves nowhere. Its index may be merged for
+    // another collection.
     let stored = engine.state.sources(engine.id).await?;
-    let merged: BTreeSet<&str> = active(&stored).map(|source| source.index_name.as_str()).collect();
-    let is_out = |source: &SourceRow| !merged.contains(source.index_name.as_str());
+    let merged: BTreeSet<&str> = active(&stored).map(|source| source.index_uuid.as_str()).collect();
+    let is_out = |source: &SourceRow| !merged.contains(source.index_uuid.as_str());
     blocks::lift(&engine.state, &engine.source, engine.id, is_out).await?;
-    set_aliases(engine, spec, now).await?;
+    if !set_aliases(engine, spec, now).await? {
+        return Ok(false);
+    }
     let refused = memo.cutover.blocked_at.map(|blocked_at| elapsed(blocked_at, now).as_secs_f64());
     engine.edit_memo(|memo| memo.writes_refused_seconds = refused).await?;
     Ok(true)
 }
 
-async fn set_aliases(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Result<(), MergeError> {
+/// False if they are refused, and the attempt is given up for that.
+async fn set_aliases(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Result<bool, MergeError> {
     let index = spec.destination.index.as_str();
     let aliases: Vec<Value> = spec
         .cutover
@@ -175,22 +184,21 @@ async fn set_aliases(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Resu
         .map(|alias| json!({"add": {"index": index, "alias": alias.as_str()}}))
         .collect();
     if aliases.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let mut was_handed_over = false;
     engine.edit_memo(|memo| was_handed_over = std::mem::replace(&mut memo.cutover.handed_over, true)).await?;
-    if let Err(error) = engine.destination.update_aliases(&json!(aliases)).await {
-        // Else the aliases may be there already, by this request or by one before it whose answer was lost, and
-        // applications may write to the destination: the next comparison of keys would delete that.
-        let is_refused = !error.may_pass();
-        if is_refused && (!was_handed_over || leads_no_alias_there(engine).await) {
-            // Nobody is refused until somebody mends it.
-            let reason = format!("spec.cutover.aliases: {error}");
-            abandon(&engine.state, &engine.source, engine.id, &reason, now).await?;
-        }
-        return Err(MergeError::Destination(error));
+    let Err(error) = engine.destination.update_aliases(&json!(aliases)).await else { return Ok(true) };
+    // Else the aliases may be there already, by this request or by one before it whose answer was lost, and
+    // applications may write to the destination: the next comparison of keys would delete that.
+    let is_refused = !error.may_pass();
+    let error = MergeError::Aliases(error);
+    if is_refused && (!was_handed_over || leads_no_alias_there(engine).await) {
+        // Nobody is refused until somebody mends it.
+        abandon(&engine.state, &engine.source, engine.id, &error.to_string(), now).await?;
+        return Ok(false);
     }
-    Ok(())
+    Err(error)
 }
 
 /// Whether no alias but that of our workers leads to the destination, for certain. Any other one counts: the spec may have

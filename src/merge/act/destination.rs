@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::set_back::outnumber;
 use super::writer_alias;
-use crate::chunk::{IndexSpec, differences, index_body};
+use crate::chunk::{self, IndexSpec, differences, index_body};
 use crate::elastic::{ErrorCategory, IndexInfo, Version};
 use crate::merge::engine::Engine;
 use crate::merge::error::{MergeCategory, MergeError, Problem};
 use crate::merge::memo::{DestinationMemo, GraphMemo, Memo};
 use crate::merge::observe::parse_memo;
 use crate::merge::valid::{Destination, ValidMerge};
-use crate::merge::version::pass_of;
 use crate::state::{SourceDeletion, SourceRow};
 
 /// How long deletions are remembered while the merge runs: a late write of a deleted chunk is refused.
@@ -24,6 +24,17 @@ const GC_DELETES: &str = "1h";
 const HELD_TO_THE_END: [&str; 2] = ["index.gc_deletes", "index.translog.durability"];
 /// The mapping's `index_options` while loading, where the graph is deferred.
 const FLAT: &str = "flat";
+/// The field of the resource that says what the destination is to be.
+const INDEX: &str = "spec.destination.index";
+/// What is not in `_source` is neither compared nor kept when a document is written again. The defaults of the index's
+/// mode count too.
+const SOURCE_INCOMPLETE: &str = "`_source` is not kept whole (`_source` of the mapping, index.mapping.source.mode or \
+     index.mode), wanted as it is sent; choose another spec.destination.index.name, or delete that index if nothing \
+     needs it";
+/// Before what is wrong with an index that was made a moment ago.
+const BY_A_TEMPLATE: &str = "the merge made that index just now, and takes it back unless somebody wrote to it, as it is \
+     not what was asked for: most likely an index template for its name has its say; change that template, or add one \
+     of a higher priority for this name that says nothing of the kind, and the index is made anew";
 
 /// Creates the destination or adopts an existing one that fits; either way it ends up ready for the load.
 pub(super) async fn prepare(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
@@ -86,16 +97,61 @@ fn defers_graph(index_options: &Value, version: Version) -> bool {
     kind != FLAT && updatable
 }
 
-/// False if it is there already.
+/// False if it is there already. One that is not as it was asked for, because an index template has its say, is taken
+/// back before anything is written to it.
 async fn create(engine: &Engine, wanted: &IndexSpec) -> Result<bool, MergeError> {
     let name = &engine.merge.destination.index;
     let created =
         engine.destination.create_index(name, &index_body(wanted)).await.map_err(MergeError::Destination)?;
-    if created {
-        tracing::info!(index = %name, "the destination is created");
-        remember(engine, wanted, true).await?;
+    if !created {
+        return Ok(false);
     }
-    Ok(created)
+    let info = described_now(engine).await?;
+    let mut problems = objections(wanted, &info);
+    if !problems.is_empty() {
+        take_back(engine).await?;
+        problems.insert(0, Problem::new(INDEX, BY_A_TEMPLATE));
+        return Err(MergeError::Problems { category: MergeCategory::DestinationMismatch, problems });
+    }
+    tracing::info!(index = %name, "the destination is created");
+    remember(engine, wanted, &info, true).await?;
+    Ok(true)
+}
+
+/// Deletes the index that was made a moment ago, unless somebody has written to it since.
+async fn take_back(engine: &Engine) -> Result<(), MergeError> {
+    let name = &engine.merge.destination.index;
+    engine.destination.refresh(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
+    if engine.destination.count(name).await.map_err(MergeError::Destination)? > 0 {
+        tracing::warn!(index = %name, "the index does not fit, and is kept as somebody has written to it");
+        return Ok(());
+    }
+    engine.destination.delete_index_at_once(name).await.map_err(MergeError::Destination)?;
+    tracing::warn!(index = %name, "the index does not fit as it was made, and is deleted again");
+    Ok(())
+}
+
+/// What keeps that index from being the destination; nothing if it fits.
+pub(in crate::merge) fn misfits(wanted: &IndexSpec, info: &IndexInfo) -> Vec<Problem> {
+    let mut found = differences(wanted, &info.mapping, &Value::Object(info.settings.clone()));
+    if !info.source_complete {
+        found.push(SOURCE_INCOMPLETE.to_owned());
+    }
+    found.into_iter().map(|text| Problem::new(INDEX, text)).collect()
+}
+
+/// What would alter or take away what is written to that index. It may be put on at any time, so it is looked for before the
+/// first chunk is written; what is altered later is found by the comparison.
+pub(in crate::merge) fn interferences(info: &IndexInfo) -> Vec<Problem> {
+    let found = chunk::interferences(&Value::Object(info.settings.clone()));
+    found.into_iter().map(|text| Problem::new(INDEX, text)).collect()
+}
+
+/// Why that index is not taken for the destination; nothing if it is.
+fn objections(wanted: &IndexSpec, info: &IndexInfo) -> Vec<Problem> {
+    let mut problems = misfits(wanted, info);
+    problems.extend(interferences(info));
+    problems
 }
 
 /// The destination as it is.
@@ -128,28 +184,24 @@ async fn adopt(
         return Err(is_written_by_another(engine));
     }
     let name = &engine.merge.destination.index;
-    let mapping = engine.destination.mapping(name).await.map_err(MergeError::Destination)?;
-    let settings = engine.destination.settings(name).await.map_err(MergeError::Destination)?;
-    let differences = differences(wanted, &mapping, &settings);
-    if !differences.is_empty() {
-        let problems =
-            differences.into_iter().map(|text| Problem::new("spec.destination.index", text)).collect();
+    let problems = objections(wanted, info);
+    if !problems.is_empty() {
         return Err(MergeError::Problems { category: MergeCategory::DestinationMismatch, problems });
     }
     tracing::info!(index = %name, "the destination exists and fits");
     // What an earlier merge left there must not win over what this one copies.
-    if let Some(version) = engine.destination.highest_version(name).await.map_err(MergeError::Destination)? {
-        engine.state.raise_pass(engine.id, pass_of(version)).await?;
-    }
-    remember(engine, wanted, known.is_some_and(|known| known.created)).await
+    let last = engine.merge_row().await?.pass;
+    outnumber(engine, last, last).await?;
+    remember(engine, wanted, info, known.is_some_and(|known| known.created)).await
 }
 
-/// Writes into the memo which index it is and what the load will change on it.
-async fn remember(engine: &Engine, wanted: &IndexSpec, created: bool) -> Result<(), MergeError> {
-    let name = &engine.merge.destination.index;
-    let described =
-        engine.destination.describe(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
-    let info = described.get(name).ok_or_else(|| lost(engine))?;
+/// Writes into the memo which index it is, as it was looked at, and what the load will change on it.
+async fn remember(
+    engine: &Engine,
+    wanted: &IndexSpec,
+    info: &IndexInfo,
+    created: bool,
+) -> Result<(), MergeError> {
     let histories = histories(engine).await?;
     let explicit = |setting: &str| info.settings.get(setting).cloned().unwrap_or(Value::Null);
     let mut put_back = BTreeMap::new();
@@ -425,4 +477,64 @@ pub(in crate::merge) fn lost(engine: &Engine) -> MergeError {
         "the destination index {} is gone; restore it, or delete the resource and start anew",
         engine.merge.destination.index
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::elastic::IndexUuid;
+    use crate::merge::valid::test_merge;
+
+    fn wanted() -> IndexSpec {
+        index_spec(&test_merge().destination, Version::new(9, 4, 3))
+    }
+
+    /// The index as it was asked for.
+    fn info() -> IndexInfo {
+        let body = index_body(&wanted());
+        let settings = json!({"index": body["settings"]});
+        IndexInfo {
+            uuid: IndexUuid("uuid".to_owned()),
+            shards: 1,
+            created: Version::new(9, 4, 3),
+            vectors_hidden: true,
+            source_complete: true,
+            seq_no_searchable: true,
+            write_blocked: false,
+            max_result_window: 10_000,
+            aliases: BTreeSet::new(),
+            mapping: body["mappings"].clone(),
+            settings: settings.as_object().unwrap().clone(),
+        }
+    }
+
+    fn texts(problems: &[Problem]) -> Vec<&str> {
+        problems.iter().map(|problem| problem.message.as_str()).collect()
+    }
+
+    #[test]
+    fn an_index_as_it_was_asked_for_is_taken() {
+        assert_eq!(objections(&wanted(), &info()), Vec::<Problem>::new());
+    }
+
+    #[test]
+    fn an_index_whose_source_is_not_kept_whole_does_not_fit() {
+        let partial = IndexInfo { source_complete: false, ..info() };
+        assert_eq!(texts(&misfits(&wanted(), &partial)), [SOURCE_INCOMPLETE]);
+    }
+
+    #[test]
+    fn what_may_be_put_on_at_any_time_is_an_objection_and_no_misfit() {
+        let mut touched = info();
+        touched.settings.insert("index.final_pipeline".to_owned(), json!("shorten"));
+        touched.settings.insert("index.lifecycle.name".to_owned(), json!("a-month"));
+        assert_eq!(misfits(&wanted(), &touched), Vec::<Problem>::new());
+        let found = objections(&wanted(), &touched);
+        let told = texts(&found);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].contains("`shorten`") && told[1].contains("`a-month`"), "{told:?}");
+    }
 }

@@ -11,15 +11,18 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
+use super::keys::COLLECTION_FIELD;
 use super::{VECTOR_FIELD, destination};
 use crate::elastic::{
     BulkBody, BulkVersioning, ElasticError, ForceMerge, Hit, IndexInfo, ReadLane, Segment, SegmentReport,
     ShardNumber,
 };
 use crate::merge::engine::Engine;
-use crate::merge::error::MergeError;
+use crate::merge::error::{MergeCategory, MergeError};
 use crate::merge::memo::GraphMemo;
 use crate::merge::observe::parse_memo;
 use places::Place;
@@ -36,6 +39,8 @@ const MAX_SEGMENT: &str = "index.merge.policy.max_merged_segment";
 const DEFAULT_MAX_SEGMENT: u64 = 5 << 30;
 /// Share of deleted documents below which a force merge that expunges them leaves a segment alone.
 const EXPUNGE_ALLOWED: &str = "index.merge.policy.expunge_deletes_allowed";
+/// Documents of a shard that are written again to give it a second segment.
+const SAMPLE: usize = 8;
 /// Bytes in one bulk of documents that are written again.
 const BODY: usize = 8 << 10;
 /// Rounds without fewer flat segments after which they are called a failure rather than work in progress.
@@ -113,18 +118,30 @@ async fn join(
     reports: &[SegmentReport],
     flat: &BTreeSet<ShardNumber>,
 ) -> Result<(), MergeError> {
-    let name = &engine.merge.destination.index;
     // A shard of one segment would not be rewritten: give it a second one.
     let mut hits = Vec::new();
     for report in reports.iter().filter(|report| flat.contains(&report.shard)) {
         if searchable(report).count() == 1 {
-            let sample = engine.destination.sample(name, report.shard, 8, whole(engine)).await;
-            hits.append(&mut sample.map_err(MergeError::Destination)?.hits);
+            hits.append(&mut sample(engine, report.shard).await?);
         }
     }
     write_again(engine, &hits.iter().collect::<Vec<_>>()).await?;
+    let name = &engine.merge.destination.index;
     let merge = ForceMerge::MaxSegments { segments: 1, limit: CALL };
     engine.destination.force_merge(name, merge).await.map(drop).map_err(MergeError::Destination)
+}
+
+/// Some documents of a shard: those of collections, or, where there are none of these, somebody else's.
+async fn sample(engine: &Engine, shard: ShardNumber) -> Result<Vec<Hit>, MergeError> {
+    let name = &engine.merge.destination.index;
+    for field in [Some(COLLECTION_FIELD), None] {
+        let page = engine.destination.sample(name, shard, SAMPLE, field, whole(engine)).await;
+        let hits = page.map_err(MergeError::Destination)?.hits;
+        if !hits.is_empty() {
+            return Ok(hits);
+        }
+    }
+    Ok(Vec::new())
 }
 
 /// Shards larger than one segment: every flat segment gets a deleted document, and only such segments are merged,
@@ -226,7 +243,8 @@ async fn write_again(engine: &Engine, hits: &[&Hit]) -> Result<(), MergeError> {
     let alias = super::writer_alias(&engine.merge);
     let mut body = BulkBody::default();
     for (at, hit) in hits.iter().enumerate() {
-        body.begin_index(&hit.id, hit.version, BulkVersioning::ExternalGte).extend_from_slice(hit.source());
+        refuse_without_its_embedding(engine, hit).await?;
+        body.begin_index(&hit.id, hit.version, BulkVersioning::ExternalGte).extend(on_one_line(hit.source()));
         body.end();
         if body.bytes() >= BODY || at + 1 == hits.len() {
             let full = std::mem::take(&mut body);
@@ -235,6 +253,39 @@ async fn write_again(engine: &Engine, hits: &[&Hit]) -> Result<(), MergeError> {
     }
     let names = std::slice::from_ref(&engine.merge.destination.index);
     engine.destination.refresh(names).await.map_err(MergeError::Destination)
+}
+
+/// A document that came without the embedding that the index holds of it would lose it if it was written again.
+async fn refuse_without_its_embedding(engine: &Engine, hit: &Hit) -> Result<(), MergeError> {
+    if has_embedding(hit.source()) {
+        return Ok(());
+    }
+    let name = &engine.merge.destination.index;
+    let is_held = engine.destination.has_field(name, &hit.id, VECTOR_FIELD).await;
+    if !is_held.map_err(MergeError::Destination)? {
+        return Ok(());
+    }
+    let text = format!(
+        "the document `{}` is given without the embedding that the index holds of it, so it is not written again; \
+         find out what takes it away (`_source` of the mapping, a role that hides fields, something on the way)",
+        hit.id
+    );
+    Err(MergeError::problem(MergeCategory::DestinationMismatch, "spec.destination.index", text))
+}
+
+fn has_embedding(source: &[u8]) -> bool {
+    /// Of a document only this, under its name in every contract: [`VECTOR_FIELD`].
+    #[derive(Deserialize)]
+    struct Words {
+        embedding: Option<IgnoredAny>,
+    }
+    serde_json::from_slice::<Words>(source).is_ok_and(|words| words.embedding.is_some())
+}
+
+/// JSON as a bulk wants it; somebody else may have sent it on several lines. A line break is never part of a value, as a
+/// string says it by an escape.
+fn on_one_line(json: &[u8]) -> impl Iterator<Item = u8> {
+    json.iter().map(|&byte| if byte == b'\n' { b' ' } else { byte })
 }
 
 /// The largest shard that becomes one segment, in bytes: there has to be room for its graph.
@@ -313,7 +364,27 @@ fn shard_bytes(report: &SegmentReport) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::bytes;
+    use super::*;
+
+    #[test]
+    fn only_a_document_that_says_its_embedding_has_one() {
+        for there in [r#"{"embedding":[1.0,2]}"#, "{\"id\":1,\n \"embedding\" : \"P4AAAA==\"}"] {
+            assert!(has_embedding(there.as_bytes()), "{there}");
+        }
+        for absent in ["{}", r#"{"embedding":null}"#, r#"{"metadata":{"embedding":[1]}}"#, ""] {
+            assert!(!has_embedding(absent.as_bytes()), "{absent}");
+        }
+    }
+
+    #[test]
+    fn json_on_one_line_says_the_same() {
+        let pretty = "{\r\n  \"a\\nb\": [\n    0.10,\n    1E2\n  ],\n  \"c\": \"\\\\\"\n}";
+        let line: Vec<u8> = on_one_line(pretty.as_bytes()).collect();
+        assert!(!line.contains(&b'\n') && line.len() == pretty.len());
+        let value = |text: &[u8]| serde_json::from_slice::<Value>(text).ok();
+        assert!(value(&line).is_some());
+        assert_eq!(value(&line), value(pretty.as_bytes()));
+    }
 
     #[test]
     fn a_size_is_read_as_the_server_says_it() {

@@ -31,15 +31,20 @@ fn verdict(spec: &ValidMerge, verdicts: &[CollectionVerdict], in_destination: u6
             .iter()
             .take(NAMED)
             .map(|verdict| {
-                format!("{}: {}", verdict.collection_id, verdict.reason.as_deref().unwrap_or("not equal"))
+                let reason = verdict.reason.as_deref();
+                format!("{}: {}", verdict.collection_id, reason.unwrap_or("see the table collection_verdict"))
             })
             .collect();
-        faults.push(format!("{} collections are not equal ({})", unequal.len(), named.join("; ")));
+        let others = match unequal.len() - named.len() {
+            0 => String::new(),
+            others => format!("; and {others} more, see the table collection_verdict"),
+        };
+        faults.push(format!("{} collections are not equal ({}{others})", unequal.len(), named.join("; ")));
     }
     let most = spec.tolerations.max_quarantined;
     if quarantined > most {
         faults.push(format!(
-            "{quarantined} chunks are in quarantine, spec.tolerations.maxQuarantined allows {most}; mend them in the source, or raise it"
+            "{quarantined} chunks are in quarantine, spec.tolerations.maxQuarantined allows {most}; mend them in the source (es-index-merge quarantine list tells why), or raise it"
         ));
     }
     if unknown_documents > 0 && spec.tolerations.unknown_documents == UnknownDocuments::Refuse {
@@ -119,6 +124,36 @@ mod tests {
         assert_eq!(
             verdict.message,
             "2 collections are equal in every chunk: 10 documents, 3 chunks in quarantine are tolerated"
+        );
+    }
+
+    #[test]
+    fn a_negative_verdict_names_some_collections_and_where_the_others_are() {
+        let unequal = |collection_id| CollectionVerdict {
+            verdict: false,
+            reason: Some("IndexClosed: it is closed; open it".to_owned()),
+            ..collection(collection_id, 0)
+        };
+        let verdicts: Vec<CollectionVerdict> = (1..=7).map(unequal).collect();
+        let few = verdict(&tolerant(Verification::Full), &verdicts[..1], 5);
+        assert_eq!(few.message, "1 collections are not equal (1: IndexClosed: it is closed; open it)");
+        let many = verdict(&tolerant(Verification::Full), &verdicts, 35);
+        let message = many.message;
+        assert!(message.starts_with("7 collections are not equal (1: "), "{message}");
+        assert!(message.ends_with("; and 2 more, see the table collection_verdict)"), "{message}");
+        assert!(!many.positive && !message.contains("6: "), "{message}");
+    }
+
+    #[test]
+    fn what_stands_in_the_way_of_the_verdict_comes_with_its_remedy() {
+        let mut spec = tolerant(Verification::Full);
+        spec.tolerations.unknown_documents = UnknownDocuments::Refuse;
+        let verdict = verdict(&spec, &[collection(1, 11)], 7);
+        assert_eq!(
+            verdict.message,
+            "11 chunks are in quarantine, spec.tolerations.maxQuarantined allows 10; mend them in the source \
+             (es-index-merge quarantine list tells why), or raise it; 2 documents of the destination belong to no \
+             collection of this merge; delete them, or set spec.tolerations.unknownDocuments to Keep"
         );
     }
 }

@@ -27,28 +27,25 @@ use jiff::Timestamp;
 use super::destination::{let_workers_write, stop_workers_writing};
 use super::passes::is_copied_whole;
 use super::sources::{Stats, index_name, readable};
-use crate::elastic::{Hit, PlacesRequest, PrimaryStats, ReadLane, ShardNumber};
+use crate::elastic::{IndexName, PrimaryStats};
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
 use crate::merge::memo::Rechecked;
 use crate::merge::observe::{active, parse_memo};
 use crate::merge::plan::is_unfinished;
 use crate::merge::valid::{SourceWrites, ValidMerge};
-use crate::state::{
-    CollectionVerdict, QuarantineFilter, QuarantinedRow, ShardRow, SourceId, SourceRow, SourceState, storable,
-};
+use crate::state::{CollectionVerdict, ShardRow, SourceId, SourceRow, SourceState};
 use compare::{Compared, Comparison, MISSING};
 use documents::Documents;
 use log::{Ends, existing};
-use sides::Counted;
+use sides::{Counted, are_at_rest, keeps_more_than_chunks};
 use twins::Twins;
-use withheld::{Quarantine, Withheld};
+use withheld::InQuarantine;
 
 pub(super) use documents::COLLECTION_FIELD;
 pub(super) use follow::follow;
+pub(super) use withheld::release_what_lives_no_more;
 
-/// Quarantined chunks of a shard looked at with one search, and searches in one request.
-const RECHECK: usize = 200;
 /// Sources compared at the same time.
 const AT_ONCE: usize = 4;
 
@@ -107,7 +104,7 @@ async fn compare_sides(
 ) -> Result<Option<Vec<CollectionVerdict>>, MergeError> {
     let memo = parse_memo(&engine.merge_row().await?)?;
     let stored = engine.state.sources(engine.id).await?;
-    let quarantine = Quarantine::new(release_what_lives_no_more(engine, &stored, |_| true).await?);
+    release_what_lives_no_more(engine, &stored, |_| true).await?;
     let twins = Twins { rechecked: memo.cutover.rechecked };
     if twins.retry_disputes(engine).await? > 0 {
         engine.edit_memo(|memo| memo.cutover.rechecked = Rechecked::Disputes).await?;
@@ -122,11 +119,12 @@ async fn compare_sides(
     };
     let there = count_destination(engine).await?;
     let counts = engine.state.collection_counts(engine.id).await?.into_iter().collect();
+    let in_quarantine = InQuarantine::count(engine).await?;
     let mut counted = Counted { there, counts, sides: BTreeMap::new() };
     for source in active(&stored) {
         // Away since it was resolved: the next resolve finds out what is the matter with it.
         let Some(shards) = stats.get(&index_name(source)?) else { return Ok(None) };
-        counted.add(source, shards, quarantine.of(source.id));
+        counted.add(source, shards, in_quarantine.get(&source.id).copied().unwrap_or_default());
     }
     let mut planned: BTreeMap<SourceId, Vec<ShardRow>> = BTreeMap::new();
     for row in engine.state.shards(engine.id).await? {
@@ -143,7 +141,7 @@ async fn compare_sides(
         }
     }
     let quiet = is_blocked.then_some(&stats);
-    let Some(compared) = compare_all(engine, pass, &doubtful, &planned, &quarantine, quiet).await? else {
+    let Some(compared) = compare_all(engine, pass, &doubtful, &planned, quiet).await? else {
         return Ok(None);
     };
     if compared.iter().any(|(_, compared)| compared.has_more_unwritten) {
@@ -156,8 +154,12 @@ async fn compare_sides(
         return Ok(None);
     }
     let (mut shared, mut unwritten) = (Vec::new(), Vec::new());
+    let mut fewer = BTreeMap::new();
     for (source, compared) in compared {
         if let Some(sides) = counted.sides.get_mut(&source) {
+            if compared.live < sides.source {
+                fewer.insert(source, compared.live);
+            }
             sides.learn(&compared);
         }
         shared.extend(compared.shared);
@@ -173,7 +175,48 @@ async fn compare_sides(
     {
         return Ok(None);
     }
+    let Some(hidden) = hidden_chunks(engine, &stored, &stats, &fewer).await? else { return Ok(None) };
+    for (source, chunks) in hidden {
+        if let Some(sides) = counted.sides.get_mut(&source) {
+            sides.hidden = chunks;
+        }
+    }
     Ok(Some(counted.verdicts(&stored, &memo.without_index)))
+}
+
+/// Of sources that showed fewer chunks than they had counted: how many are kept from us, as far as that can be said. Where
+/// something was written meanwhile, or values of fields are counted too, it cannot. `None`: one cannot be looked at now.
+async fn hidden_chunks(
+    engine: &Engine,
+    stored: &[SourceRow],
+    before: &Stats,
+    fewer: &BTreeMap<SourceId, u64>,
+) -> Result<Option<Vec<(SourceId, u64)>>, MergeError> {
+    let mut shown: BTreeMap<IndexName, (SourceId, u64)> = BTreeMap::new();
+    for source in active(stored) {
+        if let Some(&live) = fewer.get(&source.id) {
+            shown.insert(index_name(source)?, (source.id, live));
+        }
+    }
+    if shown.is_empty() {
+        return Ok(Some(Vec::new()));
+    }
+    let names: Vec<IndexName> = shown.keys().cloned().collect();
+    let now = engine.source.primary_stats(&names).await.map_err(MergeError::Source)?;
+    let infos = engine.source.describe_each(&names).await.map_err(MergeError::Source)?;
+    let mut hidden = Vec::new();
+    for (name, (source, live)) in shown {
+        let (Some(then), Some(Ok(shards)), Some(Ok(info))) =
+            (before.get(&name), now.get(&name), infos.get(&name))
+        else {
+            return Ok(None);
+        };
+        let counted: u64 = shards.iter().map(|shard| shard.docs).sum();
+        if counted > live && are_at_rest(then, shards) && !keeps_more_than_chunks(&info.mapping) {
+            hidden.push((source, counted - live));
+        }
+    }
+    Ok(Some(hidden))
 }
 
 /// So many documents are gone from the destination that they are not named one by one.
@@ -203,7 +246,6 @@ async fn compare_all(
     pass: i32,
     sources: &[&SourceRow],
     planned: &BTreeMap<SourceId, Vec<ShardRow>>,
-    quarantine: &Quarantine,
     quiet: Option<&Stats>,
 ) -> Result<Option<Vec<(SourceId, Compared)>>, MergeError> {
     if sources.is_empty() {
@@ -223,9 +265,7 @@ async fn compare_all(
         let name = index_name(source)?;
         let whole = quiet.and_then(|stats| stats.get(&name)).filter(|now| are_copied_whole(shards, now));
         let ends = whole.and_then(|stats| Ends::of(source, stats));
-        let withheld = Withheld::new(quarantine.of(source.id));
-        let comparison =
-            Comparison { engine, source, pass, shards, withheld, ends, walks: &walks, room: &room };
+        let comparison = Comparison { engine, source, pass, shards, ends, walks: &walks, room: &room };
         comparisons.push(comparison.run());
     }
     let mut running = stream::iter(comparisons).buffer_unordered(AT_ONCE);
@@ -284,51 +324,4 @@ pub(super) async fn purge(engine: &Engine, source: &SourceRow) -> Result<(), Mer
         "the chunks of a source that is gone are deleted"
     );
     Ok(())
-}
-
-/// Quarantine speaks of chunks as they were read. One that was updated or deleted since is not there any more; the
-/// update was judged by itself. Looks at the chunks of those sources, returns the rows that stay.
-pub(super) async fn release_what_lives_no_more(
-    engine: &Engine,
-    stored: &[SourceRow],
-    concerns: impl Fn(SourceId) -> bool,
-) -> Result<Vec<QuarantinedRow>, MergeError> {
-    let rows = engine.state.quarantine_list(engine.id, &QuarantineFilter::default()).await?;
-    let sources: BTreeMap<SourceId, &SourceRow> = stored.iter().map(|source| (source.id, source)).collect();
-    let (mut left, mut dead) = (Vec::new(), Vec::new());
-    let mut readable: BTreeMap<(SourceId, ShardNumber), Vec<QuarantinedRow>> = BTreeMap::new();
-    for row in rows {
-        match sources.get(&row.source).map(|source| source.state) {
-            Some(SourceState::Gone | SourceState::Purged) | None => dead.push(row),
-            _ if !concerns(row.source) => left.push(row),
-            Some(SourceState::Active) => readable.entry((row.source, row.shard)).or_default().push(row),
-            // Nobody knows as long as its index cannot be read.
-            Some(SourceState::Waiting) => left.push(row),
-        }
-    }
-    let mut searches = Vec::with_capacity(readable.len());
-    for ((source, shard), rows) in &readable {
-        let Some(source) = sources.get(source) else { continue };
-        for rows in rows.chunks(RECHECK) {
-            let places = rows.iter().map(|row| row.seq_no).collect();
-            let index = index_name(source)?;
-            searches.push((rows, PlacesRequest { index, shard: *shard, places, lane: ReadLane::Keys }));
-        }
-    }
-    for part in searches.chunks(RECHECK) {
-        let requests: Vec<PlacesRequest> = part.iter().map(|(_, request)| request.clone()).collect();
-        let pages = engine.source.read_places(&requests).await.map_err(MergeError::Source)?;
-        for ((rows, _), page) in part.iter().zip(pages) {
-            // Nobody knows as long as it cannot be read; the next resolve finds out what is the matter with it.
-            let page = log::readable(page)?;
-            for row in *rows {
-                let is_it = |hit: &Hit| hit.seq_no == row.seq_no && storable(&hit.id) == row.chunk_id;
-                let lives = page.as_ref().is_none_or(|page| page.hits.iter().any(is_it));
-                if lives { left.push(row.clone()) } else { dead.push(row.clone()) }
-            }
-        }
-    }
-    let dead: Vec<&QuarantinedRow> = dead.iter().collect();
-    engine.state.quarantine_clear(engine.id, &dead).await?;
-    Ok(left)
 }

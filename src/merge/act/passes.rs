@@ -17,7 +17,7 @@ use crate::merge::error::MergeError;
 use crate::merge::memo::Memo;
 use crate::merge::observe::{active, parse_memo};
 use crate::merge::version::{LAST_PASS, SEQ_NO_END};
-use crate::state::{ShardRow, ShardTarget, SourceId, SourceRow};
+use crate::state::{ShardRow, ShardTarget, SourceId, SourceRow, UnitKind};
 
 /// Sequence numbers in one unit: a shard with more is shared by several tasks, and few enough that they end together.
 const SPLIT: i64 = 5_000;
@@ -66,11 +66,19 @@ pub(super) async fn plan_copy(engine: &Engine, drained: Drained, now: Timestamp)
     }
     refuse_what_has_no_version(row.pass, &targets, &sources)?;
     engine.source.refresh(&grown).await.map_err(MergeError::Source)?;
+    let is_copied = engine.state.open_sources(engine.id, UnitKind::Copy).await? == 0;
     let Some(units) = engine.state.plan_pass(engine.id, row.pass, &targets, SPLIT).await? else {
         tracing::debug!("another process planned a pass meanwhile");
         return Ok(false);
     };
-    engine.edit_memo(|memo| memo.pass_taken_at = Some(now)).await?;
+    engine
+        .edit_memo(|memo| {
+            if is_copied {
+                memo.copied_until = memo.pass_taken_at;
+            }
+            memo.pass_taken_at = Some(now);
+        })
+        .await?;
     tracing::debug!(pass = row.pass, units, shards = targets.len(), "a pass is planned");
     Ok(true)
 }

@@ -1,171 +1,26 @@
-//! Which indices are merged: the collections of Postgres x the indices of Elasticsearch.
+//! Which indices are merged, resolved anew and stored: what [`matching`] finds, as far as it can be read.
 //!
-//! The index of a collection is the concrete index named by its id, or the one behind an alias of that
-//! name. A collection without index, and an index named by a number without collection, are reported and
-//! left alone. What was a source and is gone has its chunks taken out of the destination.
+//! What was a source and is gone has its chunks taken out of the destination.
+
+mod matching;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 
 use crate::collections::CollectionRow;
-use crate::elastic::{CatalogEntry, Cluster, ElasticError, IndexInfo, IndexName, MAX_WINDOW, PrimaryStats};
+use crate::elastic::{Cluster, ElasticError, ErrorCategory, IndexInfo, IndexName, MAX_WINDOW, PrimaryStats};
 use crate::merge::act::{VECTOR_FIELD, keys};
 use crate::merge::engine::Engine;
 use crate::merge::error::{MergeCategory, MergeError};
-use crate::merge::memo::{NoIndex, WithoutIndex};
+use crate::merge::memo::{Memo, NoIndex, WithoutIndex};
 use crate::merge::observe::{active, parse_memo};
 use crate::merge::preflight::vector_form;
+use crate::merge::shrunk;
 use crate::merge::stored_index;
 use crate::merge::valid::ValidMerge;
 use crate::state::{NewSource, SourceId, SourceRow, SourceState};
 
-/// Collections and the indices found for them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Matched {
-    /// The concrete index of each collection that has one.
-    pub indices: BTreeMap<i64, IndexName>,
-    /// Collections without a readable index, and why.
-    pub without_index: BTreeMap<i64, WithoutIndex>,
-    /// Indices named by a number that no collection has.
-    pub strays: Vec<IndexName>,
-}
-
-impl Matched {
-    /// Collections of which no index is listed.
-    pub fn missing(&self) -> BTreeSet<i64> {
-        let missing = self.without_index.iter().filter(|(_, why)| why.reason == NoIndex::IndexMissing);
-        missing.map(|(&id, _)| id).collect()
-    }
-
-    /// Asks whether an index of these would be listed, if there were one.
-    pub async fn ask_for(
-        &mut self,
-        source: &Cluster,
-        collections: &BTreeSet<i64>,
-    ) -> Result<(), ElasticError> {
-        let names: Vec<String> = collections.iter().map(ToString::to_string).collect();
-        for name in source.hidden(&names).await? {
-            let Ok(collection) = name.parse() else { continue };
-            let message = "the source's credentials would not show its index, so nobody knows whether there is one; grant them view_index_metadata and read on it, or exclude the collection";
-            self.leave_out(collection, NoIndex::IndexHidden, message.to_owned());
-        }
-        Ok(())
-    }
-
-    fn leave_out(&mut self, collection: i64, reason: NoIndex, message: String) {
-        self.without_index.insert(collection, WithoutIndex { reason, message });
-    }
-}
-
-/// Matches collections with indices; `merged` are the sources so far. Pure.
-#[must_use]
-pub fn match_sources(
-    rows: &[CollectionRow],
-    catalog: &[CatalogEntry],
-    wants: impl Fn(i64) -> bool,
-    destination: &IndexName,
-    merged: &[SourceRow],
-) -> Matched {
-    let mut open = BTreeMap::new();
-    let mut aliases: BTreeMap<&str, &[IndexName]> = BTreeMap::new();
-    let mut streams = BTreeSet::new();
-    for entry in catalog {
-        match entry {
-            CatalogEntry::Index { name, open: is_open, .. } => {
-                open.insert(name.as_str(), (name, *is_open));
-            }
-            CatalogEntry::Alias { name, indices } => {
-                aliases.insert(name.as_str(), indices);
-            }
-            CatalogEntry::DataStream { name, .. } => drop(streams.insert(name.as_str())),
-        }
-    }
-    let mut matched = Matched::default();
-    let known: BTreeSet<i64> = rows.iter().map(|row| row.id).collect();
-    for &collection in known.iter().filter(|&&collection| wants(collection)) {
-        let name = collection.to_string();
-        let behind_alias = match aliases.get(name.as_str()) {
-            Some([single]) => Some(single),
-            Some(_) | None => None,
-        };
-        let by_alias = || open.get(behind_alias?.as_str()).copied();
-        match open.get(name.as_str()).copied().or_else(by_alias) {
-            Some((index, true)) if index != destination => {
-                matched.indices.insert(collection, index.clone());
-            }
-            Some((index, false)) => {
-                let message = format!("the index {index} is closed; open it, or exclude the collection");
-                matched.leave_out(collection, NoIndex::IndexClosed, message);
-            }
-            Some(_) => {
-                let message = "its index is the destination itself; exclude the collection";
-                matched.leave_out(collection, NoIndex::SourceIsDestination, message.to_owned());
-            }
-            None if streams.contains(name.as_str()) => {
-                let message = "its id is the name of a data stream; give it one index, or exclude it";
-                matched.leave_out(collection, NoIndex::IndexAmbiguous, message.to_owned());
-            }
-            None if aliases.get(name.as_str()).is_some_and(|indices| indices.len() > 1) => {
-                let message = "its id is an alias of several indices; give it one index, or exclude it";
-                matched.leave_out(collection, NoIndex::IndexAmbiguous, message.to_owned());
-            }
-            None if behind_alias.is_some() => {
-                let message = format!(
-                    "its id is an alias of {}, which the source's credentials do not show; grant them that index, or exclude the collection",
-                    behind_alias.map_or("an index", IndexName::as_str)
-                );
-                matched.leave_out(collection, NoIndex::IndexHidden, message);
-            }
-            None => {
-                let message = "the collection has no index; it was never filled, or its index was deleted";
-                matched.leave_out(collection, NoIndex::IndexMissing, message.to_owned());
-            }
-        }
-    }
-    leave_out_shared(&mut matched, merged);
-    for (name, (index, _)) in open {
-        let is_stray = name.parse::<i64>().is_ok_and(|id| id.to_string() == name && !known.contains(&id));
-        if is_stray {
-            matched.strays.push(index.clone());
-        }
-    }
-    matched
-}
-
-/// A chunk belongs to one collection. An index that several find behind their aliases is merged for the one that it was
-/// merged for so far, else for the one that it is named by, else for the first.
-fn leave_out_shared(matched: &mut Matched, merged: &[SourceRow]) {
-    let is_merged = |collection: i64, index: &IndexName| {
-        active(merged).any(|source| source.collection_id == collection && source.index_name == index.as_str())
-    };
-    let rank = |collection: i64, index: &IndexName| {
-        (is_merged(collection, index), index.as_str() == collection.to_string())
-    };
-    let mut owners: BTreeMap<&IndexName, i64> = BTreeMap::new();
-    for (&collection, index) in &matched.indices {
-        let owner = owners.entry(index).or_insert(collection);
-        if *owner != collection && rank(collection, index) > rank(*owner, index) {
-            *owner = collection;
-        }
-    }
-    let owner =
-        |collection: i64, index: &IndexName| owners.get(index).copied().filter(|&owner| owner != collection);
-    let shared: Vec<(i64, String)> = matched
-        .indices
-        .iter()
-        .filter_map(|(&collection, index)| Some((collection, index, owner(collection, index)?)))
-        .map(|(collection, index, owner)| {
-            let message = format!(
-                "the index {index} is merged for collection {owner}; give this one an index of its own, or exclude it"
-            );
-            (collection, message)
-        })
-        .collect();
-    for (collection, message) in shared {
-        matched.indices.remove(&collection);
-        matched.leave_out(collection, NoIndex::IndexShared, message);
-    }
-}
+pub(in crate::merge) use matching::{Matched, match_sources, partial_aliases};
 
 /// Statistics of the primaries of each index.
 pub(super) type Stats = BTreeMap<IndexName, Vec<PrimaryStats>>;
@@ -175,8 +30,10 @@ pub(super) type Stats = BTreeMap<IndexName, Vec<PrimaryStats>>;
 pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<Option<Stats>, MergeError> {
     let rows = engine.collections.list().await?;
     let catalog = engine.source.resolve().await.map_err(MergeError::Source)?;
+    let partial = partial_aliases(&engine.source, &rows, &catalog).await.map_err(MergeError::Source)?;
     let before = engine.state.sources(engine.id).await?;
-    let mut matched = match_sources(&rows, &catalog, |id| spec.wants(id), &spec.destination.index, &before);
+    let mut matched =
+        match_sources(&rows, &catalog, &partial, |id| spec.wants(id), &spec.destination.index, &before);
     tell_hidden_from_missing(engine, &mut matched).await?;
     let names: Vec<IndexName> = matched.indices.values().cloned().collect();
     let (stats, unreadable) =
@@ -207,6 +64,7 @@ pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<Option
     let is_fresh = |source: &SourceRow| fresh.contains(&(source.collection_id, source.index_uuid.as_str()));
     // Others may be behind an alias by now, or gone.
     load_lanes(engine, active(&stored).filter(|source| is_fresh(source))).await?;
+    shrunk::keep_aside(&engine.state, &stored).await?;
     // As they are now: some may have been set aside.
     let stored = engine.state.sources(engine.id).await?;
     if stored.iter().any(|source| source.state == SourceState::Gone && is_fresh(source)) {
@@ -240,22 +98,11 @@ async fn refuse_another_world(
     rows: &[CollectionRow],
     before: &[SourceRow],
 ) -> Result<(), MergeError> {
-    let now = engine.source.uuid();
     let memo = parse_memo(&engine.merge_row().await?)?;
-    match memo.source_cluster {
-        None => {
-            engine.edit_memo(|memo| memo.source_cluster = Some(now.to_owned())).await?;
-        }
-        Some(then) if then != now => {
-            return Err(MergeError::problem(
-                MergeCategory::ChecksFailed,
-                "spec.source.url",
-                format!(
-                    "leads to cluster {now}, but this merge began with cluster {then}; correct the address, or delete the resource and start anew"
-                ),
-            ));
-        }
-        Some(_) => {}
+    refuse_another_cluster(&memo, &engine.source)?;
+    if memo.source_cluster.is_none() {
+        let now = engine.source.uuid().to_owned();
+        engine.edit_memo(|memo| memo.source_cluster = Some(now)).await?;
     }
     if rows.is_empty() && active(before).next().is_some() {
         return Err(MergeError::problem(
@@ -265,6 +112,19 @@ async fn refuse_another_world(
         ));
     }
     Ok(())
+}
+
+/// An error if the source is another cluster than the one that this merge began with.
+pub(super) fn refuse_another_cluster(memo: &Memo, source: &Cluster) -> Result<(), MergeError> {
+    let now = source.uuid();
+    let Some(then) = memo.source_cluster.as_deref().filter(|then| *then != now) else { return Ok(()) };
+    Err(MergeError::problem(
+        MergeCategory::ChecksFailed,
+        "spec.source.url",
+        format!(
+            "leads to cluster {now}, but this merge began with cluster {then}; correct the address, or delete the resource and start anew"
+        ),
+    ))
 }
 
 /// Lanes are kept in memory: they are looked up after a restart, and for what another process resolved.
@@ -286,10 +146,16 @@ pub(in crate::merge) fn readable(
     for (index, shards) in stats {
         match shards {
             Ok(shards) => drop(answered.insert(index, shards)),
-            Err(error) => drop(failed.insert(index, error.to_string())),
+            Err(error) => drop(failed.insert(index, why_unreadable(&error))),
         }
     }
     (answered, failed)
+}
+
+/// What the server says, and what to do where its health is not the matter.
+fn why_unreadable(error: &ElasticError) -> String {
+    let is_refusal = error.category() == ErrorCategory::Forbidden;
+    if is_refusal { format!("{error}; {}", error.remedy()) } else { error.to_string() }
 }
 
 /// Sources to store: an index of which every shard has a primary that answers.
@@ -411,10 +277,16 @@ async fn load_lanes<'a>(
         wanted.insert(index_name(source)?, source);
     }
     let names: Vec<IndexName> = wanted.keys().cloned().collect();
-    let described = engine.source.describe(&names).await.map_err(MergeError::Source)?;
+    let described = engine.source.describe_each(&names).await.map_err(MergeError::Source)?;
     for (name, source) in wanted {
-        let Some(info) = described.get(&name).filter(|info| info.uuid.0 == source.index_uuid) else {
-            continue;
+        let info = match described.get(&name) {
+            Some(Ok(info)) if info.uuid.0 == source.index_uuid => info,
+            Some(Err(error)) => {
+                let reason = format!("{}: {}", NoIndex::IndexUnavailable.as_str(), why_unreadable(error));
+                set_aside(engine, source, &reason).await?;
+                continue;
+            }
+            Some(Ok(_)) | None => continue,
         };
         if let Some(reason) = unreadable(info) {
             // It has no lane, so that it is looked at again whenever the sources are resolved.

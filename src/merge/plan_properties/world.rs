@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use super::{STEPS, is_sound};
 use crate::merge::memo::{CutoverMemo, GraphMemo, VerdictMemo};
@@ -47,16 +48,35 @@ pub struct World {
     pub positive: bool,
     /// As a resolve would find it.
     pub is_index_unavailable: bool,
+    pub aliases: Aliases,
+}
+
+/// What comes of the request that sets the aliases.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Aliases {
+    Set,
+    Refused,
+    /// They may be set, and may not.
+    Unanswered,
 }
 
 impl World {
     pub fn new(graph: GraphMemo, positive: bool) -> World {
         let seen = test_observation(graph);
-        World { seen, end: 10, planned: 0, copied: 0, compared: 0, positive, is_index_unavailable: false }
+        World {
+            seen,
+            end: 10,
+            planned: 0,
+            copied: 0,
+            compared: 0,
+            positive,
+            is_index_unavailable: false,
+            aliases: Aliases::Set,
+        }
     }
 
-    /// Each action leaves its trace, and done twice it leaves the same.
-    pub fn act(&mut self, spec: &ValidMerge, action: &Action, now: Timestamp) {
+    /// Each action leaves its trace, and done twice it leaves the same. False if it fails, which ends its list.
+    pub fn act(&mut self, spec: &ValidMerge, action: &Action, now: Timestamp) -> bool {
         let unavailable = self.is_index_unavailable.then(|| "no primary".to_owned());
         let seen = &mut self.seen;
         match action {
@@ -76,6 +96,8 @@ impl World {
             }
             Action::RewriteSegments => seen.graph = GraphMemo::Built,
             Action::SettleDestination => seen.destination.settled = true,
+            // Only a process that comes late finds it handed over.
+            Action::BeginCutover if seen.cutover.handed_over => {}
             Action::BeginCutover => {
                 seen.cutover = CutoverMemo { started_at: Some(now), ..CutoverMemo::default() };
                 seen.verdict = None;
@@ -108,13 +130,18 @@ impl World {
                 );
                 seen.verdict = Some(verdict(self.positive, spec.verdict_basis()));
             }
-            Action::AbandonCutover(reason) => {
-                seen.blocked_sources = 0;
-                seen.cutover = CutoverMemo {
-                    retry_at: now.checked_add(SignedDuration::from_secs(30)).ok(),
-                    last_failure: Some(reason.clone()),
-                    ..CutoverMemo::default()
-                };
+            Action::AbandonCutover(reason) => self.give_up(reason, now),
+            Action::Finish if !spec.cutover.aliases.is_empty() => {
+                let was_handed_over = std::mem::replace(&mut seen.cutover.handed_over, true);
+                match self.aliases {
+                    Aliases::Set => {}
+                    Aliases::Refused if !was_handed_over => {
+                        // Nothing leads to the destination yet.
+                        self.give_up("an alias is refused", now);
+                        return false;
+                    }
+                    Aliases::Refused | Aliases::Unanswered => return false,
+                }
             }
             Action::UnblockSources => seen.blocked_sources = 0,
             Action::Retry => {
@@ -132,6 +159,18 @@ impl World {
             // The rest leaves no trace that this walk looks at.
             _ => {}
         }
+        true
+    }
+
+    /// The attempt to cut over is over, and so is what was found out in it.
+    fn give_up(&mut self, reason: &str, now: Timestamp) {
+        self.seen.blocked_sources = 0;
+        self.seen.cutover = CutoverMemo {
+            retry_at: now.checked_add(SignedDuration::from_secs(30)).ok(),
+            last_failure: Some(reason.to_owned()),
+            ..CutoverMemo::default()
+        };
+        self.seen.verdict.take_if(|verdict| verdict.positive);
     }
 
     /// Workers do what is planned, whoever let them go.
@@ -151,9 +190,13 @@ impl World {
     pub fn step(&mut self, spec: &ValidMerge, now: Timestamp, most: usize) -> Plan {
         let made = plan(spec, &self.seen, now);
         is_sound(spec, &self.seen, &made);
+        let was_handed_over = self.seen.cutover.handed_over;
         for action in made.actions.iter().take(most) {
-            self.act(spec, action, now);
+            if !self.act(spec, action, now) {
+                break;
+            }
         }
+        assert!(self.seen.cutover.handed_over || !was_handed_over, "applications may write there: {made:?}");
         made
     }
 
@@ -173,6 +216,9 @@ pub enum Event {
     Assigned,
     IndexUnavailable,
     IndexAvailable,
+    Aliases(Aliases),
+    /// A process wakes up that was paused when it was about to begin an attempt. In `Failed` it clears the verdict.
+    LateBegin,
 }
 
 pub fn any_event() -> impl Strategy<Value = Event> {
@@ -185,10 +231,13 @@ pub fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Assigned),
         1 => Just(Event::IndexUnavailable),
         1 => Just(Event::IndexAvailable),
+        2 => select(vec![Aliases::Set, Aliases::Refused, Aliases::Unanswered]).prop_map(Event::Aliases),
+        1 => Just(Event::LateBegin),
     ]
 }
 
-/// A world after some steps, each cut off somewhere, with something happening after each.
+/// A world after some steps, each cut off somewhere, with something happening after each. In the end aliases are set: that
+/// they are not is an error, and no wait of the plan.
 pub fn wandered(spec: &ValidMerge, graph: GraphMemo, positive: bool, way: &[(usize, Event)]) -> (World, i64) {
     let mut world = World::new(graph, positive);
     let mut seconds = 0;
@@ -204,9 +253,15 @@ pub fn wandered(spec: &ValidMerge, graph: GraphMemo, positive: bool, way: &[(usi
             Event::Assigned => world.seen.destination.serving = true,
             Event::IndexUnavailable => world.is_index_unavailable = true,
             Event::IndexAvailable => world.is_index_unavailable = false,
+            Event::Aliases(answer) => world.aliases = *answer,
+            Event::LateBegin if world.seen.phase < Phase::Synced => {}
+            Event::LateBegin => {
+                world.act(spec, &Action::BeginCutover, later(seconds));
+            }
         }
         seconds += 1;
     }
+    world.aliases = Aliases::Set;
     (world, seconds)
 }
 

@@ -1,21 +1,19 @@
 //! Whether the destination is, or can become, what the merge needs.
 
 use super::privilege_problem;
-use crate::chunk::differences;
 use crate::elastic::{CatalogEntry, Cluster, IndexName, Version};
-use crate::merge::act::{self, index_spec};
+use crate::merge::act;
 use crate::merge::error::{MergeError, Problem};
 use crate::merge::valid::ValidMerge;
 
-/// Whether the aliases of the spec are still to be put on the destination.
+/// Whether the names of the aliases of the spec have to be free.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Aliases {
-    /// At the end of the cutover of a merge that has not begun.
+    /// For a merge that has not begun.
     Wanted,
-    /// At the end of the cutover of one that is under way, which does not stop for their sake.
+    /// Not for one that has, which does not stop for their sake: its cutover says what is wrong with them, and where they
+    /// lead after it is up to those who use them.
     Due,
-    /// That is done; where they lead now is up to those who use them.
-    Given,
 }
 
 pub(super) async fn check_destination(
@@ -43,16 +41,17 @@ pub(super) async fn check_destination(
     }
     let described =
         destination.describe(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
-    if described.contains_key(name) {
-        let wanted = index_spec(&merge.destination, destination.version());
-        let mapping = destination.mapping(name).await.map_err(MergeError::Destination)?;
-        let settings = destination.settings(name).await.map_err(MergeError::Destination)?;
-        let different = differences(&wanted, &mapping, &settings);
-        problems.extend(different.into_iter().map(|text| Problem::new("spec.destination.index", text)));
+    if let Some(info) = described.get(name) {
+        let wanted = act::index_spec(&merge.destination, destination.version());
+        problems.extend(act::misfits(&wanted, info));
+        // A merge that has begun has taken the index as it was.
+        if aliases == Aliases::Wanted {
+            problems.extend(act::interferences(info));
+        }
     }
-    if aliases != Aliases::Given {
+    if aliases == Aliases::Wanted {
         for (position, alias) in merge.cutover.aliases.iter().enumerate() {
-            problems.extend(alias_is_free(merge, destination, aliases, position, alias).await?);
+            problems.extend(alias_is_free(merge, destination, position, alias).await?);
         }
     }
     Ok(problems)
@@ -63,12 +62,10 @@ pub(super) async fn check_destination(
 async fn alias_is_free(
     merge: &ValidMerge,
     destination: &Cluster,
-    aliases: Aliases,
     position: usize,
     alias: &IndexName,
 ) -> Result<Option<Problem>, MergeError> {
     match destination.describe(std::slice::from_ref(alias)).await {
-        Err(error) if error.is_alias() && aliases == Aliases::Due => Ok(None),
         Err(error) if error.is_alias() => {
             let catalog = destination.resolve().await.map_err(MergeError::Destination)?;
             Ok(leads_elsewhere(&catalog, alias, &merge.destination.index).map(|other| {

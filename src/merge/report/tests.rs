@@ -163,3 +163,18 @@ fn a_cutover_that_refuses_no_writer_does_not_say_so() {
     world.seen.cutover.started_at = Some(at(0));
     assert_eq!(world.report(at(500)).message, "last pass and verdict; no writer is refused");
 }
+
+#[test]
+fn a_pass_that_is_not_copied_makes_no_lag_smaller() {
+    let mut world = World::in_phase(Phase::Synced);
+    let lag = |world: &World| world.report(at(70)).lag.map(|lag| lag.as_secs());
+    (world.seen.copied_until, world.seen.pass_taken_at) = (Some(at(10)), Some(at(60)));
+    assert_eq!(lag(&world), Some(10));
+    world.seen.copy.open = 3;
+    assert_eq!(lag(&world), Some(60));
+    // Before a pass was copied, or by a clock that was set back since, nobody knows.
+    for copied_until in [None, Some(at(71))] {
+        world.seen.copied_until = copied_until;
+        assert_eq!(lag(&world), None);
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! While a round is acted on, the windows of the next one are read: the network waits for nobody. What was read
 //! ahead counts for nothing until its own round is checkpointed, and is dropped with the batch, so a stop, a failure
-//! or a lost lease needs no care for it.
+//! or a lost lease needs no care for it. How much is read at once is decided in [`super::walks`].
 
 use std::time::Duration;
 
@@ -10,24 +10,14 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::facts::Facts;
+use super::walks::{Asked, Walks, answer_limit, single};
 use super::{HEARTBEAT, LEASE, Shared, copy, verify};
 use crate::elastic::{ElasticError, ErrorCategory, Page, ReadLane, SeqNo, WindowRequest};
 use crate::merge::error::MergeError;
-use crate::merge::stored_index;
+use crate::merge::shrunk;
 use crate::state::{
     Advance, Counts, LeasedUnit, Quarantined, SourceCuts, SourceState, State, UnitId, UnitKind,
 };
-
-/// The widest window: as many hits as an index returns by default (`index.max_result_window`).
-const MAX_WINDOW: i64 = 10_000;
-/// The most documents that a window is planned for, whatever their size: beyond it nothing gets faster.
-const MAX_WINDOW_DOCUMENTS: f64 = 1_000.0;
-/// Bytes per document assumed before the first page is read, unless the index takes more for each on its disk.
-const ASSUMED_BYTES: f64 = 16_384.0;
-/// A window holds at most this many times what it was planned for; if there is more, it is read again in parts.
-const SLACK: f64 = 2.0;
-/// So many chunks are always taken, whatever was planned.
-const FEW: f64 = 64.0;
 
 /// How a window is read whose index was not there when lanes were looked up: only to see whether it is gone, which
 /// is an answer that gives its units up. Nothing is taken from such a page.
@@ -35,23 +25,8 @@ const PROBE: ReadLane = ReadLane::Keys;
 
 /// Units that one task works on.
 pub(super) struct Batch {
-    units: Vec<Walked>,
+    walks: Walks,
     facts: Facts,
-    /// Measured on the pages of this batch.
-    bytes_per_document: f64,
-}
-
-/// One unit and how far this task has taken it.
-struct Walked {
-    unit: LeasedUnit,
-    /// Everything before it is checkpointed.
-    cursor: SeqNo,
-    /// Everything before it is read, or asked for.
-    ahead: SeqNo,
-    /// Done, lost or failed: not to be touched any more by this batch.
-    closed: bool,
-    /// Hits per sequence number, measured: 1 where nothing was updated or deleted.
-    density: f64,
 }
 
 /// One window of one unit, with what was read of it.
@@ -79,23 +54,7 @@ pub(super) struct Settled {
 
 impl Batch {
     pub fn new(units: Vec<LeasedUnit>) -> Batch {
-        let on_disk = units.iter().map(|unit| unit.bytes_per_document as f64);
-        let bytes_per_document = on_disk.fold(ASSUMED_BYTES, f64::max);
-        let units = units
-            .into_iter()
-            .map(|unit| {
-                let width = (unit.to - unit.from).max(1) as f64;
-                let density = (unit.estimated_documents as f64 / width).clamp(0.01, 1.0);
-                Walked {
-                    cursor: unit.cursor,
-                    ahead: unit.cursor,
-                    closed: unit.cursor >= unit.to,
-                    density,
-                    unit,
-                }
-            })
-            .collect();
-        Batch { units, facts: Facts::default(), bytes_per_document }
+        Batch { walks: Walks::new(units), facts: Facts::default() }
     }
 
     /// Rounds until every unit is closed, the stop, or a failure that concerns them all.
@@ -122,7 +81,7 @@ impl Batch {
 
     /// Units that are not closed.
     pub fn open_units(&self) -> impl Iterator<Item = &LeasedUnit> {
-        self.units.iter().filter(|walked| !walked.closed).map(|walked| &walked.unit)
+        self.walks.open()
     }
 
     async fn rounds(
@@ -145,101 +104,84 @@ impl Batch {
             let next = self.next_windows(shared)?;
             let acting = async {
                 match kind {
-                    UnitKind::Copy => copy::act(shared, &mut self.facts, windows).await,
+                    UnitKind::Copy => copy::act(shared, &mut self.facts, windows).await.map(Some),
                     UnitKind::Verify => verify::act(shared, &mut self.facts, windows).await,
                 }
             };
             let (acted, following) = tokio::join!(acting, fetch(shared, next));
             // What was acted on is checkpointed first, whatever became of the next read.
-            let (windows, settled) = acted?;
+            let Some((windows, settled)) = acted? else {
+                tracing::info!("a lease of a batch went to another worker; the others are given back");
+                return Ok(());
+            };
             self.checkpoint(shared, &windows, settled).await?;
             read = following?;
         }
         Ok(())
     }
 
-    /// Windows of the open units, one each, as many as fit the share of bytes; they follow what is read already.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // at most the widest window, and positive
-    fn next_windows(&mut self, shared: &Shared) -> Result<Vec<(usize, WindowRequest)>, MergeError> {
-        let piece = shared.limits.piece() as f64;
-        let mut room = (piece / self.bytes_per_document).clamp(1.0, MAX_WINDOW_DOCUMENTS);
-        let mut requests = Vec::new();
-        let unread = |walked: &Walked| !walked.closed && walked.ahead < walked.unit.to;
-        for (position, walked) in self.units.iter_mut().enumerate().filter(|(_, walked)| unread(walked)) {
-            if room < 1.0 && !requests.is_empty() {
-                break;
-            }
-            let width = ((room / walked.density).ceil() as i64).clamp(1, MAX_WINDOW);
-            let from = walked.ahead;
-            let to = walked.unit.to.min(from + width);
-            walked.ahead = to;
-            let planned = (to - from) as f64 * walked.density;
-            room -= planned;
-            let index = stored_index(&walked.unit.index_name)?;
-            requests.push((
-                position,
-                WindowRequest {
-                    index,
-                    shard: walked.unit.shard,
-                    from,
-                    to,
-                    lane: shared.lane(&walked.unit.index_uuid).unwrap_or(PROBE),
-                    most: Some((planned * SLACK).max(FEW).ceil() as usize),
-                },
-            ));
-        }
-        Ok(requests)
+    /// Windows of the open units, as many as fit the share of bytes.
+    fn next_windows(&mut self, shared: &Shared) -> Result<Vec<Asked>, MergeError> {
+        let lane = |unit: &LeasedUnit| shared.lane(&unit.index_uuid).unwrap_or(PROBE);
+        self.walks.next_windows(shared.limits.piece(), lane)
     }
 
     /// Takes in what was read. A window that failed closes its unit only; a missing index closes its source. What
     /// belongs to a unit that was closed meanwhile is dropped.
-    async fn take_in(&mut self, shared: &Shared, read: Vec<Fetched>) -> Result<Vec<ReadWindow>, MergeError> {
-        let mut windows = Vec::with_capacity(read.len());
-        for Fetched { position, request, page } in read {
-            if self.units[position].closed {
-                continue;
+    async fn take_in(&mut self, shared: &Shared, read: Read) -> Result<Vec<ReadWindow>, MergeError> {
+        let pages = match read {
+            Read::Pages(pages) => pages,
+            Read::TooLarge(all, error) => {
+                self.ask_for_less(shared, &all, error).await?;
+                return Ok(Vec::new());
             }
+        };
+        let mut windows = Vec::with_capacity(pages.len());
+        for (asked, page) in pages {
+            let Some(unit) = self.walks.open_at(asked.position).cloned() else { continue };
             match page {
-                Ok(_) if request.lane == PROBE => {
+                Ok(_) if asked.request.lane == PROBE => {
                     let reason = "how its index is read is not known yet";
-                    self.close_failed(shared, position, ElasticError::unavailable(reason)).await?;
+                    self.close_failed(shared, &asked, ElasticError::unavailable(reason)).await?;
                 }
                 Ok(page) => {
-                    self.learn(position, request.to - request.from, &page);
-                    let unit = self.units[position].unit.clone();
-                    windows.push(ReadWindow { unit, from: request.from, to: request.to, page });
+                    self.walks.learn(&asked, &page);
+                    let WindowRequest { from, to, .. } = asked.request;
+                    windows.push(ReadWindow { unit, from, to, page });
                 }
                 // More is live there than the plan knew: nothing of it is taken, and less is asked for.
-                Err(error) if error.category() == ErrorCategory::TooLarge => {
-                    let walked = &mut self.units[position];
-                    (walked.ahead, walked.density) = (request.from, 1.0);
-                }
-                Err(error) => self.close_failed(shared, position, error).await?,
+                Err(error) if error.category() == ErrorCategory::TooLarge => self.walks.ask_again(&asked),
+                Err(error) => self.close_failed(shared, &asked, error).await?,
             }
         }
         Ok(windows)
     }
 
-    /// Sizes the next windows by what this one held.
-    fn learn(&mut self, position: usize, width: i64, page: &Page) {
-        let hits = page.hits.len() as f64;
-        let walked = &mut self.units[position];
-        walked.density = (hits / width.max(1) as f64).clamp(0.01, 1.0);
-        if hits > 0.0 {
-            self.bytes_per_document = (page.bytes as f64 / hits).max(256.0);
-        }
+    /// Asks for less after an answer that was too large. A chunk that is too large alone closes its unit.
+    async fn ask_for_less(
+        &mut self,
+        shared: &Shared,
+        all: &[Asked],
+        error: ElasticError,
+    ) -> Result<(), MergeError> {
+        let Some(asked) = single(all) else {
+            self.walks.ask_for_less(all, answer_limit(all, shared.limits.piece()));
+            return Ok(());
+        };
+        let WindowRequest { index, shard, from, .. } = &asked.request;
+        let what = format!("index `{index}`, shard {shard}, the chunk at {from} alone");
+        self.close_failed(shared, asked, error.about(what)).await
     }
 
     async fn close_failed(
         &mut self,
         shared: &Shared,
-        position: usize,
+        asked: &Asked,
         error: ElasticError,
     ) -> Result<(), MergeError> {
-        let walked = &mut self.units[position];
-        walked.closed = true;
-        let unit = &walked.unit;
-        let state = &shared.context.state;
+        let Some(unit) = self.walks.open_at(asked.position).cloned() else { return Ok(()) };
+        self.walks.close(asked.position);
+        let super::Context { state, source, id, .. } = &shared.context;
         if error.category() == ErrorCategory::NotFound {
             tracing::info!(
                 collection = unit.collection_id,
@@ -249,6 +191,9 @@ impl Batch {
             state.set_source_state(&[unit.source], SourceState::Gone).await?;
             state.abandon_units(unit.source).await?;
         } else {
+            if error.is_shared_seq_no() && shrunk::is_confirmed(source, &asked.request).await {
+                shrunk::set_aside(state, *id, &unit).await?;
+            }
             tracing::warn!(collection = unit.collection_id, %error, "a window could not be read");
             let pause = Duration::from_secs(1 << unit.attempts.clamp(0, 6));
             state.fail_unit(unit.id, unit.epoch, &error.to_string(), pause).await?;
@@ -279,38 +224,35 @@ impl Batch {
         }
         let context = &shared.context;
         let accepted = context.state.checkpoint(context.id, &advances, &quarantined, &cuts).await?;
-        for walked in &mut self.units {
-            let Some(advance) = advances.iter().find(|advance| advance.unit == walked.unit.id) else {
-                continue;
-            };
-            if accepted.contains(&advance.unit) {
-                walked.cursor = advance.to;
-                walked.closed |= walked.cursor >= walked.unit.to;
-            } else {
-                tracing::info!(
-                    unit = advance.unit,
-                    "a checkpoint was refused: the unit has another owner now"
-                );
-                walked.closed = true;
-            }
-        }
+        self.walks.checkpointed(&advances, &accepted);
         Ok(())
     }
 }
 
-/// A window as it was asked for, and what came back.
-struct Fetched {
-    position: usize,
-    request: WindowRequest,
-    page: Result<Page, ElasticError>,
+/// What came of a request for windows.
+enum Read {
+    /// A page, or an error, of each.
+    Pages(Vec<(Asked, Result<Page, ElasticError>)>),
+    /// Nothing: the answer was too large.
+    TooLarge(Vec<Asked>, ElasticError),
 }
 
-/// Reads windows of units, by their places in the batch, with one request.
-async fn fetch(shared: &Shared, requests: Vec<(usize, WindowRequest)>) -> Result<Vec<Fetched>, MergeError> {
-    let (positions, requests): (Vec<usize>, Vec<WindowRequest>) = requests.into_iter().unzip();
-    let pages = shared.context.source.read_windows(&requests).await.map_err(MergeError::Source)?;
-    let fetched = positions.into_iter().zip(requests).zip(pages);
-    Ok(fetched.map(|((position, request), page)| Fetched { position, request, page }).collect())
+impl Read {
+    /// Whether nothing was asked for.
+    fn is_empty(&self) -> bool {
+        matches!(self, Read::Pages(pages) if pages.is_empty())
+    }
+}
+
+/// Reads windows with one request.
+async fn fetch(shared: &Shared, all: Vec<Asked>) -> Result<Read, MergeError> {
+    let requests: Vec<WindowRequest> = all.iter().map(|asked| asked.request.clone()).collect();
+    let limit = answer_limit(&all, shared.limits.piece());
+    match shared.context.source.read_windows_within(&requests, limit).await {
+        Ok(pages) => Ok(Read::Pages(all.into_iter().zip(pages).collect())),
+        Err(error) if error.category() == ErrorCategory::TooLarge => Ok(Read::TooLarge(all, error)),
+        Err(error) => Err(MergeError::Source(error)),
+    }
 }
 
 /// Renews the leases until none is ours any more. A connection that does not answer is not waited for as long as they last.

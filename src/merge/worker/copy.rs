@@ -5,6 +5,9 @@
 
 use std::collections::BTreeSet;
 
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
 use super::Shared;
 use super::batch::{ReadWindow, Settled};
 use super::facts::Facts;
@@ -12,6 +15,7 @@ use super::keys::{Updated, watch};
 use super::send::{Sent, send};
 use crate::chunk::{self, Cuts, Input, Parsed, Refusal, Transform};
 use crate::elastic::{BulkBody, BulkVersioning, Hit};
+use crate::merge::act::VECTOR_FIELD;
 use crate::merge::error::MergeError;
 use crate::merge::version::of_copy;
 use crate::state::{Counts, LeasedUnit, Quarantined, SourceCuts, SourceId};
@@ -103,7 +107,24 @@ pub(super) fn quarantined(
         seq_no: hit.seq_no,
         class: class.to_owned(),
         reason,
-        original: hit.source().to_vec(),
+        original: original(hit.source(), hit.vector()),
+    }
+}
+
+/// The `_source` of a chunk, so that it can be indexed again: with its embedding, where that is read beside it. Servers that
+/// give it so take base64, too.
+fn original(source: &[u8], vector: Option<&str>) -> Vec<u8> {
+    #[derive(Deserialize)]
+    struct Fields {
+        embedding: Option<IgnoredAny>,
+    }
+    let is_without = || serde_json::from_slice(source).is_ok_and(|fields: Fields| fields.embedding.is_none());
+    match (vector, source.strip_prefix(b"{")) {
+        (Some(vector), Some(rest)) if is_without() => {
+            let comma = if rest.trim_ascii_start().starts_with(b"}") { "" } else { "," };
+            [format!(r#"{{"{VECTOR_FIELD}":"{vector}"{comma}"#).as_bytes(), rest].concat()
+        }
+        _ => source.to_vec(),
     }
 }
 
@@ -198,6 +219,7 @@ async fn write(
     for (window, cuts) in transformed.cuts.iter().enumerate().filter(|(_, cuts)| !cuts.is_empty()) {
         add_cuts(&mut settled[window], &windows[window].unit, cuts);
     }
+    let mut doubtful = BTreeSet::new();
     for prepared in transformed.bodies {
         let bytes = prepared.body.bytes();
         if let Some(&first) = prepared.places.first() {
@@ -205,14 +227,18 @@ async fn write(
         }
         for (item, outcome) in send(shared, prepared.body.freeze()).await?.into_iter().enumerate() {
             let place = prepared.places[item];
+            let window = &windows[place.window];
+            let hit = &window.page.hits[place.hit];
+            // Its key was not free: it may be that of another chunk. Or a worker wrote this one, and died.
+            if matches!(outcome, Sent::Replaced | Sent::AlreadyThere) && is_new(window, hit) {
+                doubtful.insert((window.unit.source, window.unit.shard));
+            }
             let counts = &mut settled[place.window].counts;
             match outcome {
-                Sent::Applied => counts.written += 1,
+                Sent::Applied | Sent::Replaced => counts.written += 1,
                 Sent::AlreadyThere => counts.already_there += 1,
                 Sent::Refused(reason) => {
                     counts.quarantined += 1;
-                    let window = &windows[place.window];
-                    let hit = &window.page.hits[place.hit];
                     not_written.extend(updated_chunk(window, hit));
                     settled[place.window].quarantined.push(quarantined(
                         &window.unit,
@@ -228,7 +254,7 @@ async fn write(
     // The destination may hold them as they were before they were updated, and where another chunk takes another's key
     // meanwhile, the counts agree. Before the checkpoint: after it nobody looks at these chunks again.
     let super::Context { state, id, .. } = &shared.context;
-    let doubtful = state.left_behind(*id, &not_written).await?;
+    doubtful.append(&mut state.left_behind(*id, &not_written).await?);
     Ok(state.doubt_keys(*id, &doubtful).await?)
 }
 
@@ -240,6 +266,11 @@ fn updated_chunk<'a>(window: &ReadWindow, hit: &'a Hit) -> Option<(SourceId, i32
 /// Whether the chunk was updated since its shard was copied before.
 fn is_updated(window: &ReadWindow, hit: &Hit) -> bool {
     window.unit.is_follow_up && hit.version > FIRST_VERSION
+}
+
+/// Whether the chunk is new since then, or looks so: an update whose version the application chose may leave the first one.
+fn is_new(window: &ReadWindow, hit: &Hit) -> bool {
+    window.unit.is_follow_up && hit.version <= FIRST_VERSION
 }
 
 fn add_cuts(settled: &mut Settled, unit: &LeasedUnit, cuts: &Cuts) {
@@ -256,4 +287,22 @@ fn add_cuts(settled: &mut Settled, unit: &LeasedUnit, cuts: &Cuts) {
 /// A size as Postgres stores it.
 fn signed(size: usize) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_embedding_that_is_read_beside_the_source_is_part_of_the_original() {
+        let with =
+            |source: &str| String::from_utf8(original(source.as_bytes(), Some("PwAA"))).unwrap_or_default();
+        assert_eq!(with(r#"{"id":1,"content":""}"#), r#"{"embedding":"PwAA","id":1,"content":""}"#);
+        assert_eq!(with("{ }"), r#"{"embedding":"PwAA" }"#);
+        // It has one of its own, or is nothing that a field can be put into.
+        for source in [r#"{"embedding":[1.0]}"#, "{", r#"{"id":}"#, "[1]", ""] {
+            assert_eq!(with(source), source);
+        }
+        assert_eq!(original(b"{}", None), b"{}");
+    }
 }

@@ -6,6 +6,8 @@
 //! that chunk's former place in the log, where nothing lives any more, if the key is the same; nothing, if it is new; words
 //! of a chunk that lives, if it is that chunk's. In the last two cases the keys of the source are put in
 //! doubt, durably and before anything is written, and compared when the pass is followed (`act/keys/follow.rs`).
+//! (A chunk that looks new is not looked for; if its key was not free, the destination says so when it is written, see
+//! `copy.rs`.)
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -10,6 +10,7 @@
 //!
 //! [`Limits`]: super::limits::Limits
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::Rng;
@@ -28,8 +29,10 @@ const STRIKES: u32 = 5;
 /// The final word on one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// Written.
+    /// Written, where there was no document.
     Applied,
+    /// Written over a document.
+    Replaced,
     /// A version at least as high is there.
     AlreadyThere,
     /// Refused for good, with the reason.
@@ -71,6 +74,7 @@ pub(super) async fn send(shared: &Shared, body: BulkRequest) -> Result<Vec<Sent>
             Err(error) => return Err(fatal(shared, error)),
         };
         let rejected = ledger.book(&items, outcome.items);
+        ledger.note_replaced(&items, &outcome.replaced);
         if rejected.is_empty() {
             shared.limits.succeeded();
             continue;
@@ -194,13 +198,22 @@ impl Ledger {
         rejected
     }
 
+    /// Notes which of these items, by their places, were written over a document.
+    fn note_replaced(&mut self, items: &[usize], places: &BTreeSet<usize>) {
+        for &item in places.iter().filter_map(|&place| items.get(place)) {
+            self.answers[item] = Some(Sent::Replaced);
+        }
+    }
+
     fn refuse(&mut self, item: usize, reason: String) {
         self.answers[item] = Some(Sent::Refused(reason));
     }
 
     /// The items that the destination took.
     fn taken(&self) -> impl Iterator<Item = usize> {
-        let is_taken = |answer: &Option<Sent>| matches!(answer, Some(Sent::Applied | Sent::AlreadyThere));
+        let is_taken = |answer: &Option<Sent>| {
+            matches!(answer, Some(Sent::Applied | Sent::Replaced | Sent::AlreadyThere))
+        };
         self.answers.iter().enumerate().filter(move |(_, answer)| is_taken(answer)).map(|(item, _)| item)
     }
 

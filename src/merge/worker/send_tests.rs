@@ -109,3 +109,15 @@ fn a_body_of_which_most_failed_is_not_put_on_trial_in_parts_either() {
     ledger.book(&others, vec![taken(), taken()]);
     assert!(ledger.may_lie_in(&one));
 }
+
+#[test]
+fn what_is_written_over_a_document_is_known_also_of_a_part() {
+    let mut ledger = Ledger::new(3);
+    let busy = || failed(429, "es_rejected_execution_exception");
+    let rejected = ledger.book(&[0, 1, 2], vec![BulkItem::Applied, busy(), busy()]);
+    ledger.note_replaced(&[0, 1, 2], &BTreeSet::new());
+    ledger.book(&rejected, vec![BulkItem::Applied, BulkItem::Applied]);
+    ledger.note_replaced(&rejected, &BTreeSet::from([1]));
+    assert_eq!(ledger.taken().count(), 3);
+    assert_eq!(ledger.close().unwrap(), [Sent::Applied, Sent::Applied, Sent::Replaced]);
+}

@@ -66,12 +66,13 @@ enum Comparison {
     },
 }
 
-/// Compares every chunk of the round; returns what became of each window.
+/// Compares every chunk of the round; returns what became of each window. `None`: a lease was lost before what differs was
+/// written again, and nothing of the round counts.
 pub(super) async fn act(
     shared: &Shared,
     facts: &mut Facts,
     windows: Vec<ReadWindow>,
-) -> Result<(Vec<ReadWindow>, Vec<Settled>), MergeError> {
+) -> Result<Option<(Vec<ReadWindow>, Vec<Settled>)>, MergeError> {
     let mut settled: Vec<Settled> = windows.iter().map(read_counts).collect();
     let all = places(&windows);
     let (mut windows, expected, refused) = expect(shared, windows, all).await?;
@@ -107,12 +108,15 @@ pub(super) async fn act(
             give_up(&windows, different, &mut settled);
             break;
         }
+        if !has_every_lease(shared, &windows).await? {
+            return Ok(None);
+        }
         open = repair(shared, facts, &windows, different, &mut settled).await?;
         if open.is_empty() {
             break;
         }
     }
-    Ok((windows, settled))
+    Ok(Some((windows, settled)))
 }
 
 /// What each chunk becomes in the destination, off the async runtime.
@@ -232,7 +236,6 @@ async fn repair(
     different: Vec<Different>,
     settled: &mut [Settled],
 ) -> Result<Vec<Expected>, MergeError> {
-    refuse_to_be_late(shared, windows).await?;
     let mut body = BulkBody::with_capacity(64 * 1024);
     let mut written = Vec::with_capacity(different.len());
     let rivalled = rivalled(shared, windows, &different).await?;
@@ -269,7 +272,7 @@ async fn repair(
     for (expected, sent) in written.into_iter().zip(send(shared, body.freeze()).await?) {
         let settled = &mut settled[expected.place.window];
         match sent {
-            Sent::Applied | Sent::AlreadyThere => {
+            Sent::Applied | Sent::Replaced | Sent::AlreadyThere => {
                 settled.counts.repaired += 1;
                 again.push(expected);
             }
@@ -290,14 +293,11 @@ async fn repair(
 
 /// A repair is written above whatever was found, so it must not be done by a process that was stopped for so long that
 /// others finished the units, and went on: what it read may be of a chunk that is another one now.
-async fn refuse_to_be_late(shared: &Shared, windows: &[ReadWindow]) -> Result<(), MergeError> {
+async fn has_every_lease(shared: &Shared, windows: &[ReadWindow]) -> Result<bool, MergeError> {
     let leases: BTreeSet<(UnitId, i64)> =
         windows.iter().map(|window| (window.unit.id, window.unit.epoch)).collect();
     let leases: Vec<(UnitId, i64)> = leases.into_iter().collect();
-    if shared.context.state.renew(&leases, LEASE).await?.len() == leases.len() {
-        return Ok(());
-    }
-    Err(MergeError::Internal("a lease was lost before what differs was written again".to_owned()))
+    Ok(shared.context.state.renew(&leases, LEASE).await?.len() == leases.len())
 }
 
 /// Counts chunks whose key is that of another live chunk with the same content. Where that one lives no more, the document

@@ -1,3 +1,4 @@
+-- Of an index that is gone, because it was deleted or another one was made in its place, nothing counts.
 SELECT s.collection_id,
        coalesce(sum(u.documents) FILTER (WHERE u.kind = 'copy'), 0)::bigint AS documents,
        coalesce(sum(u.bytes_read) FILTER (WHERE u.kind = 'copy'), 0)::bigint AS bytes_read,
@@ -11,6 +12,6 @@ SELECT s.collection_id,
        coalesce(sum(u.repaired) FILTER (WHERE u.kind = 'verify'), 0)::bigint AS repaired
 FROM unit u
 JOIN source s ON s.id = u.source
-WHERE u.merge = $1 AND u.state <> 'closed' AND NOT u.recheck
+WHERE u.merge = $1 AND u.state <> 'closed' AND NOT u.recheck AND s.state IN ('active', 'waiting')
 GROUP BY s.collection_id
 ORDER BY s.collection_id

@@ -76,7 +76,6 @@ pub(super) struct Comparison<'a> {
     pub pass: i32,
     /// Its shards, as they are planned.
     pub shards: &'a [ShardRow],
-    pub withheld: Withheld,
     /// Where its logs end, all of it visible and copied, if nobody writes to it: then it is not looked at any more.
     pub ends: Option<Ends>,
     /// The way over the destination.
@@ -140,12 +139,13 @@ impl Comparison<'_> {
     }
 
     async fn compare(&self) -> Result<Compared, Halt> {
+        let withheld = Withheld::read(self.engine, self.source.id).await?;
         let log = Log::new(self.engine, self.source)?;
         let ends = match &self.ends {
             Some(ends) => ends.clone(),
             None => log.ends().await?,
         };
-        let (mut live, withheld) = self.read_live(&log, &ends).await?;
+        let (mut live, withheld_live) = self.read_live(&log, &ends, &withheld).await?;
         let collection = self.source.collection_id;
         let known = |version| live.find(version);
         let (mut documents, mut found) =
@@ -156,21 +156,22 @@ impl Comparison<'_> {
             (documents, found) = Documents::unknown(self.engine, collection, self.walks, |_| false).await?;
         }
         let mut sum = Compared {
-            live: live.len() + withheld,
-            withheld,
+            live: live.len() + withheld_live,
+            withheld: withheld_live,
             distinct: found,
             kept: found,
             ..Compared::default()
         };
         let unfound = live.len() - found;
         let buckets = if unfound == 0 && documents.is_empty() { 0 } else { unfound / BUCKET + 1 };
-        let reading = Reading { comparison: self, log: &log, live: &live, ends: &ends, buckets };
+        let reading =
+            Reading { comparison: self, log: &log, withheld: &withheld, live: &live, ends: &ends, buckets };
         let mut keyless_later = 0;
         for bucket in 0..buckets {
             let keys = reading.keys(bucket).await?;
             // Each bucket reads all of them: the last look counts.
-            sum.live = live.len() + withheld + keys.late;
-            sum.withheld = withheld + keys.late_withheld;
+            sum.live = live.len() + withheld_live + keys.late;
+            sum.withheld = withheld_live + keys.late_withheld;
             sum.keyless = keys.keyless;
             keyless_later = keys.keyless_later;
             sum.distinct += keys.first.len() as u64;
@@ -264,22 +265,22 @@ impl Comparison<'_> {
     }
 
     /// The places of all live chunks up to these ends, and how many of them are withheld beside them.
-    async fn read_live(&self, log: &Log<'_>, ends: &Ends) -> Result<(Live, u64), Halt> {
+    async fn read_live(&self, log: &Log<'_>, ends: &Ends, withheld: &Withheld) -> Result<(Live, u64), Halt> {
         let is_planned = |row: &&ShardRow| ends.is_of(row.shard, &row.history_uuid);
         let mut live = Live::new(self.shards.iter().filter(is_planned), self.source.shards, self.pass);
-        let mut withheld = 0;
+        let mut withheld_live = 0;
         for part in ends.windows(None).chunks(WINDOWS) {
             for (shard, hits) in log.read(part, &ReadLane::Places).await? {
                 for hit in hits {
-                    if self.withheld.holds(shard, hit.seq_no) {
-                        withheld += 1;
+                    if withheld.holds(shard, hit.seq_no) {
+                        withheld_live += 1;
                     } else {
                         live.add(shard, hit.seq_no);
                     }
                 }
             }
         }
-        Ok((live, withheld))
+        Ok((live, withheld_live))
     }
 
     /// The documents of the collection under these ids.
@@ -295,6 +296,7 @@ impl Comparison<'_> {
 struct Reading<'a> {
     comparison: &'a Comparison<'a>,
     log: &'a Log<'a>,
+    withheld: &'a Withheld,
     live: &'a Live,
     ends: &'a Ends,
     buckets: u64,
@@ -311,7 +313,7 @@ impl Reading<'_> {
         if self.live.found_len() == 0 {
             for part in self.ends.windows(None).chunks(WINDOWS) {
                 for (shard, mut hits) in self.log.read(part, &key_lane()).await? {
-                    hits.retain(|hit| !self.comparison.withheld.holds(shard, hit.seq_no));
+                    hits.retain(|hit| !self.withheld.holds(shard, hit.seq_no));
                     self.take(&mut keys, bucket, shard, &hits).await?;
                 }
             }
@@ -337,7 +339,7 @@ impl Reading<'_> {
             for part in now.windows(Some(&read)).chunks(WINDOWS) {
                 for (shard, mut hits) in self.log.read(part, &key_lane()).await? {
                     let all = hits.len();
-                    hits.retain(|hit| !self.comparison.withheld.holds(shard, hit.seq_no));
+                    hits.retain(|hit| !self.withheld.holds(shard, hit.seq_no));
                     keys.late += all as u64;
                     keys.late_withheld += (all - hits.len()) as u64;
                     self.take(keys, bucket, shard, &hits).await?;
@@ -392,7 +394,7 @@ impl Reading<'_> {
         let mut revived = HashSet::new();
         for batch in batches(&named, KEYS) {
             for (shard, hits) in self.log.at(batch, &ReadLane::Places).await? {
-                let withheld = |hit: &&Hit| self.comparison.withheld.holds(shard, hit.seq_no);
+                let withheld = |hit: &&Hit| self.withheld.holds(shard, hit.seq_no);
                 revived.extend(hits.iter().filter(|hit| !withheld(hit)).map(|hit| (shard, hit.seq_no)));
             }
         }

@@ -15,7 +15,6 @@ use futures::{StreamExt, stream};
 use super::compare::{Comparison, MISSING};
 use super::documents::walks;
 use super::log::readable;
-use super::withheld::{Quarantine, Withheld};
 use super::{AT_ONCE, compare_everything_again, release_what_lives_no_more};
 use crate::elastic::LogRange;
 use crate::merge::act::sources::index_name;
@@ -44,15 +43,13 @@ pub async fn follow(engine: &Engine) -> Result<(), MergeError> {
         return Ok(());
     }
     // What was mended while its shard was never followed before is in quarantine still.
-    let rows = release_what_lives_no_more(engine, &stored, |id| suspects.contains(&id)).await?;
-    let quarantine = Quarantine::new(rows);
+    release_what_lives_no_more(engine, &stored, |id| suspects.contains(&id)).await?;
     let walks = walks(engine).await?;
     let room = AtomicUsize::new(MISSING);
     let comparison = |id: &SourceId| {
         let (source, shards) = behind.get(id)?;
-        let withheld = Withheld::new(quarantine.of(*id));
         let ends = None;
-        Some(Comparison { engine, source, pass, shards, withheld, ends, walks: &walks, room: &room }.run())
+        Some(Comparison { engine, source, pass, shards, ends, walks: &walks, room: &room }.run())
     };
     let comparisons: Vec<_> = suspects.iter().filter_map(comparison).collect();
     let mut running = stream::iter(comparisons).buffer_unordered(AT_ONCE);

@@ -23,7 +23,7 @@ impl Places {
         }
     }
 
-    fn contains(&self, seq_no: SeqNo) -> bool {
+    pub fn contains(&self, seq_no: SeqNo) -> bool {
         u64::try_from(seq_no).is_ok_and(|place| self.0.contains(place))
     }
 
