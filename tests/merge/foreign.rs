@@ -65,7 +65,7 @@ async fn a_destination_that_shows_its_vectors_gets_numbers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_of_which_something_alters_or_deletes_documents_is_not_adopted_before_that_ends() {
+async fn an_index_of_which_a_pipeline_alters_documents_is_not_adopted_before_that_ends() {
     let scene = Scene::new(Flavor::V8, Flavor::V9).await;
     let shelf = one_shelf(&scene).await;
     let destination = &scene.destination_cluster;
@@ -74,31 +74,22 @@ async fn an_index_of_which_something_alters_or_deletes_documents_is_not_adopted_
     let pipeline = format!("/_ingest/pipeline/{}", scene.index);
     let uppercase = json!({"processors": [{"uppercase": {"field": "content"}}]});
     destination.put(&pipeline, &uppercase).await.unwrap();
-    let policy = format!("/_ilm/policy/{}", scene.index);
-    let a_month = json!({"policy": {"phases": {"delete": {"min_age": "30d", "actions": {"delete": {}}}}}});
-    destination.put(&policy, &a_month).await.unwrap();
     scene.set("index.final_pipeline", &scene.index).await;
-    scene.set("index.lifecycle.name", &scene.index).await;
 
     let manifest = scene.manifest(DIMENSIONS);
     for command in ["plan", "run"] {
         let run = scene.command(command, &manifest).await;
         assert!(!run.success, "{run:?}");
-        for setting in ["final_pipeline", "lifecycle.name"] {
-            let told = format!("setting `{setting}` is `{}`, wanted none", scene.index);
-            assert!(run.output.contains(&told), "{told}: {run:?}");
-        }
+        let told = format!("setting `final_pipeline` is `{}`, wanted none", scene.index);
+        assert!(run.output.contains(&told), "{told}: {run:?}");
     }
     assert_eq!(destination.get(&format!("{path}/_count")).await.unwrap()["count"], 0);
 
     // As the message says.
     scene.set("index.final_pipeline", "_none").await;
-    destination.post_empty(&format!("{path}/_ilm/remove")).await.unwrap();
     scene.completes(&manifest).await;
     assert_eq!(shelf.in_destination().await.len(), 100);
-    for path in [&policy, &pipeline] {
-        destination.require(Method::DELETE, path, None).await.unwrap();
-    }
+    destination.require(Method::DELETE, &pipeline, None).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

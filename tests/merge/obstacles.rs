@@ -83,9 +83,6 @@ async fn a_template_is_named_before_anything_is_copied(destination: Flavor) {
     let pipeline = format!("/_ingest/pipeline/{}", scene.index);
     let uppercase = json!({"processors": [{"uppercase": {"field": "content"}}]});
     cluster.put(&pipeline, &uppercase).await.unwrap();
-    let policy = format!("/_ilm/policy/{}", scene.index);
-    let a_month = json!({"policy": {"phases": {"delete": {"min_age": "30d", "actions": {"delete": {}}}}}});
-    cluster.put(&policy, &a_month).await.unwrap();
 
     let template = format!("/_index_template/{}", scene.index);
     let manifest = scene.manifest(DIMENSIONS);
@@ -97,7 +94,6 @@ async fn a_template_is_named_before_anything_is_copied(destination: Flavor) {
             "the runtime field `collection_id` hides",
         ),
         (json!({"settings": {"index.final_pipeline": scene.index}}), "setting `final_pipeline` is"),
-        (json!({"settings": {"index.lifecycle.name": scene.index}}), "setting `lifecycle.name` is"),
     ] {
         let body = json!({"index_patterns": [scene.index], "template": says});
         cluster.put(&template, &body).await.unwrap();
@@ -109,9 +105,7 @@ async fn a_template_is_named_before_anything_is_copied(destination: Flavor) {
     cluster.require(Method::DELETE, &template, None).await.unwrap();
     scene.completes(&manifest).await;
     assert_eq!(shelf.in_destination().await.len(), 6);
-    for path in [&policy, &pipeline] {
-        cluster.require(Method::DELETE, path, None).await.unwrap();
-    }
+    cluster.require(Method::DELETE, &pipeline, None).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
