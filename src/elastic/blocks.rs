@@ -12,7 +12,7 @@ use serde_json::json;
 use super::admin::{ACK_TIMEOUT, settings_call};
 use super::call::Call;
 use super::catalog::not_concrete;
-use super::cluster::{Cluster, by_groups, parse};
+use super::cluster::{Cluster, by_groups, one_by_one_where_refused, parse};
 use super::error::{ElasticError, ErrorCategory, Result};
 use super::names::{IndexName, IndexUuid};
 
@@ -221,34 +221,25 @@ impl Cluster {
         indices: &[IndexName],
         uuids: &BTreeSet<IndexUuid>,
     ) -> Result<BTreeMap<IndexName, ElasticError>> {
-        let refused =
-            by_groups(indices, |group| async move { self.unblock_what_can_be(&group, uuids).await }).await?;
+        let refused = by_groups(indices, |group| self.unblock_what_can_be(group, uuids)).await?;
         Ok(refused.into_iter().flatten().collect())
     }
 
     async fn unblock_what_can_be(
         &self,
-        group: &[&IndexName],
+        group: Vec<&IndexName>,
         uuids: &BTreeSet<IndexUuid>,
     ) -> Result<Vec<(IndexName, ElasticError)>> {
         let is_of_one = |error: &ElasticError| {
             matches!(error.category(), ErrorCategory::Forbidden | ErrorCategory::Invalid)
         };
-        match self.unblock_meant(group, uuids).await {
-            Ok(()) => return Ok(Vec::new()),
-            // One of the list is enough for that.
-            Err(error) if is_of_one(&error) => {}
-            Err(error) => return Err(error),
-        }
-        let mut refused = Vec::new();
-        for &name in group {
-            match self.unblock_meant(&[name], uuids).await {
-                Ok(()) => {}
-                Err(error) if is_of_one(&error) => refused.push((name.clone(), error)),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(refused)
+        let unblocked = one_by_one_where_refused(group, is_of_one, |part| async move {
+            self.unblock_meant(&part, uuids).await?;
+            Ok(part.into_iter().map(|name| (name.clone(), ())).collect())
+        })
+        .await?;
+        let refusal = |(name, done): (IndexName, Result<()>)| done.err().map(|error| (name, error));
+        Ok(unblocked.into_iter().filter_map(refusal).collect())
     }
 
     async fn unblock_meant(&self, group: &[&IndexName], uuids: &BTreeSet<IndexUuid>) -> Result<()> {

@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use super::call::Call;
-use super::cluster::{Cluster, by_groups, parse, read_by_groups};
+use super::cluster::{Cluster, by_groups, one_by_one_where_refused, parse, read_by_groups};
 use super::error::{ElasticError, ErrorCategory, IS_ALIAS, Result};
 use super::info::IndexInfo;
 use super::names::IndexName;
@@ -187,7 +187,10 @@ impl Cluster {
     /// An index that the server refuses to show is passed over: its settings and mapping are refused for the same reason.
     pub async fn partial_aliases(&self, indices: &[IndexName]) -> Result<BTreeSet<String>> {
         let found = read_by_groups(indices, |group| async move {
-            where_allowed(group, |part| async move { self.partial_aliases_of(&part).await }).await
+            one_by_one_where_refused(group, is_forbidden, |part| async move {
+                self.partial_aliases_of(&part).await
+            })
+            .await
         })
         .await?;
         let told = found.into_iter().flatten().filter_map(|(_, aliases)| aliases.ok());
@@ -282,43 +285,22 @@ impl Cluster {
     }
 }
 
+fn is_forbidden(error: &ElasticError) -> bool {
+    error.category() == ErrorCategory::Forbidden
+}
+
 /// What `ask` gives for each index. An inner error is of an index that the server refuses to speak of while it speaks of others;
 /// if it refuses all of them, that is the outer error.
 pub(super) async fn ask_each<'a, T, F: Future<Output = Result<Vec<(IndexName, T)>>>>(
     names: &'a [IndexName],
     ask: impl Fn(Vec<&'a IndexName>) -> F,
 ) -> Result<BTreeMap<IndexName, Result<T>>> {
-    let found = read_by_groups(names, |group| where_allowed(group, &ask)).await?;
+    let found = read_by_groups(names, |group| one_by_one_where_refused(group, is_forbidden, &ask)).await?;
     let mut found: BTreeMap<IndexName, Result<T>> = found.into_iter().flatten().collect();
     if found.values().all(Result::is_err)
         && let Some((_, refusal)) = found.pop_first()
     {
         refusal?;
-    }
-    Ok(found)
-}
-
-/// What `ask` gives for a group. The server refuses a list for the sake of one index; so the list is halved until those that are
-/// refused stand alone, as they are few.
-async fn where_allowed<'a, T, F: Future<Output = Result<Vec<(IndexName, T)>>>>(
-    group: Vec<&'a IndexName>,
-    ask: impl Fn(Vec<&'a IndexName>) -> F,
-) -> Result<Vec<(IndexName, Result<T>)>> {
-    let mut found = Vec::with_capacity(group.len());
-    let mut open = vec![group];
-    while let Some(mut part) = open.pop() {
-        match ask(part.clone()).await {
-            Ok(answers) => found.extend(answers.into_iter().map(|(name, answer)| (name, Ok(answer)))),
-            Err(error) if error.category() != ErrorCategory::Forbidden => return Err(error),
-            Err(error) => {
-                if let [name] = part[..] {
-                    found.push((name.clone(), Err(error)));
-                } else {
-                    let rest = part.split_off(part.len() / 2);
-                    open.extend([rest, part]);
-                }
-            }
-        }
     }
     Ok(found)
 }

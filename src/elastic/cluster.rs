@@ -271,6 +271,32 @@ pub(super) async fn read_by_groups<'a, T, F: Future<Output = Result<T>>>(
     ask_groups(groups(names, names.len().div_ceil(GROUPS_AT_ONCE).max(SMALL_GROUP)), ask).await
 }
 
+/// What `ask` gives for each index of a group. The server refuses a list for the sake of one index (`is_of_one`); so the list
+/// is halved until those that are refused stand alone, as they are few. Each other error ends all.
+pub(super) async fn one_by_one_where_refused<'a, T, F: Future<Output = Result<Vec<(IndexName, T)>>>>(
+    group: Vec<&'a IndexName>,
+    is_of_one: fn(&ElasticError) -> bool,
+    ask: impl Fn(Vec<&'a IndexName>) -> F,
+) -> Result<Vec<(IndexName, Result<T>)>> {
+    let mut found = Vec::with_capacity(group.len());
+    let mut open = vec![group];
+    while let Some(mut part) = open.pop() {
+        match ask(part.clone()).await {
+            Ok(answers) => found.extend(answers.into_iter().map(|(name, answer)| (name, Ok(answer)))),
+            Err(error) if !is_of_one(&error) => return Err(error),
+            Err(error) => {
+                if let [name] = part[..] {
+                    found.push((name.clone(), Err(error)));
+                } else {
+                    let rest = part.split_off(part.len() / 2);
+                    open.extend([rest, part]);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
 async fn ask_groups<'a, T, F: Future<Output = Result<T>>>(
     groups: Vec<Vec<&'a IndexName>>,
     ask: impl Fn(Vec<&'a IndexName>) -> F,

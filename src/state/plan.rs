@@ -4,6 +4,7 @@
 //! however often and by how many processes the same plan is made.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::fold::fold;
 use super::invariants::cut;
@@ -290,6 +291,11 @@ async fn close_restarted(transaction: &mut Transaction, changes: &ShardChanges) 
     Ok(())
 }
 
+/// So many rows, as statements take them.
+fn pieces(total: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..total).step_by(ROWS_AT_ONCE).map(move |start| start..total.min(start + ROWS_AT_ONCE))
+}
+
 async fn insert_units(
     transaction: &mut Transaction,
     merge: MergeId,
@@ -297,9 +303,7 @@ async fn insert_units(
     pass: i32,
     units: &NewUnits,
 ) -> Result<()> {
-    let total = units.from.len();
-    for start in (0..total).step_by(ROWS_AT_ONCE) {
-        let group = start..total.min(start + ROWS_AT_ONCE);
+    for group in pieces(units.from.len()) {
         sqlx::query(include_str!("queries/unit_insert.sql"))
             .bind(merge)
             .bind(kind.as_str())
@@ -322,9 +326,7 @@ async fn move_ends(
     pass: i32,
     changes: &ShardChanges,
 ) -> Result<()> {
-    let total = changes.ends.len();
-    for start in (0..total).step_by(ROWS_AT_ONCE) {
-        let group = start..total.min(start + ROWS_AT_ONCE);
+    for group in pieces(changes.ends.len()) {
         sqlx::query(include_str!("queries/shard_move.sql"))
             .bind(kind.as_str())
             .bind(changes.sources.get(group.clone()))
