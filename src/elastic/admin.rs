@@ -24,6 +24,7 @@ const ALIASING: &str = "change aliases";
 const FLUSHING: &str = "flush";
 const MERGING: &str = "merge segments";
 const CHECKING: &str = "ask for the health of an index";
+const COUNTING: &str = "ask how many more shards fit";
 
 /// How long the server waits for its nodes to take a change.
 pub(super) const ACK_TIMEOUT: &str = "30s";
@@ -50,6 +51,25 @@ pub struct HealthReport {
     /// Data nodes of the cluster.
     #[serde(rename = "number_of_data_nodes")]
     pub data_nodes: u64,
+}
+
+/// How many shards the data nodes hold, and how many they take together; the server tells it where few more fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct ShardCapacity {
+    /// Shards of all indices, replicas too.
+    #[serde(rename = "current_used_shards")]
+    pub used: u64,
+    /// `cluster.max_shards_per_node` times the number of data nodes.
+    #[serde(rename = "max_shards_in_cluster")]
+    pub most: u64,
+}
+
+impl ShardCapacity {
+    /// How many more the server lets an index have.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.most.saturating_sub(self.used)
+    }
 }
 
 /// What a forced merge aims at, and how long its call may take.
@@ -199,6 +219,29 @@ impl Cluster {
                 Err(error)
             }
             answer => answer,
+        }
+    }
+
+    /// How many shards there are and may be, where few more fit. `None` where there is room for ten more at least, or the
+    /// server does not tell.
+    pub async fn scarce_shards(&self) -> Result<Option<ShardCapacity>> {
+        let call = Call::get(COUNTING, "/_health_report/shards_capacity")
+            .with("filter_path", "indicators.shards_capacity.details.data");
+        match self.ask::<Value>(&call).await {
+            Ok(answer) => {
+                let data = answer.pointer("/indicators/shards_capacity/details/data");
+                Ok(data.and_then(|data| ShardCapacity::deserialize(data).ok()))
+            }
+            // Whoever may not ask, or asks a service that has no such report, is told by the creation.
+            Err(error)
+                if matches!(
+                    error.category(),
+                    ErrorCategory::Forbidden | ErrorCategory::NotFound | ErrorCategory::Invalid
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 }

@@ -75,6 +75,8 @@ pub(super) const INDEX_NOT_FOUND: &str = "index_not_found_exception";
 pub(super) const INDEX_CLOSED: &str = "index_closed_exception";
 /// The server's `type` of "a block forbids this".
 pub(super) const CLUSTER_BLOCK: &str = "cluster_block_exception";
+/// The server's `type` of "a check before the request is carried out failed", such as that of how many shards there may be.
+const VALIDATION: &str = "validation_exception";
 
 /// Our own `type` of "the name of an index is that of an alias now".
 pub(super) const IS_ALIAS: &str = "name_is_an_alias";
@@ -277,6 +279,9 @@ impl ElasticError {
             (ErrorCategory::Invalid, Some(CONFIGURATION)) => {
                 "correct the url, or the user, password or API key in the Secret that credentialsSecretRef names"
             }
+            (ErrorCategory::Invalid, Some(VALIDATION)) if self.reason.contains("shards open") => {
+                "raise cluster.max_shards_per_node (until the source indices are deleted, if they are in the same cluster), or delete indices that nobody needs"
+            }
             (ErrorCategory::Invalid, _) => "see the server's reason",
             (ErrorCategory::BadAnswer, _) => {
                 "check that nothing between here and the server (a proxy, a gateway) changes requests or answers"
@@ -430,6 +435,15 @@ mod tests {
             error.to_string(),
             "read: HTTP 401, security_exception: API key: api key is expired; unable to authenticate"
         );
+    }
+
+    #[test]
+    fn a_cluster_that_takes_no_more_shards_has_its_own_remedy() {
+        let body = br#"{"error":{"root_cause":[],"type":"validation_exception","reason":"Validation Failed: 1: this action would add [2] shards, but this cluster currently has [3]/[3] maximum normal shards open;"},"status":400}"#;
+        let error = ElasticError::from_server("create an index", 400, body);
+        assert!(error.remedy().contains("cluster.max_shards_per_node"), "{}", error.remedy());
+        let other = br#"{"error":{"type":"validation_exception","reason":"Validation Failed: 1: no requests added;"},"status":400}"#;
+        assert_eq!(ElasticError::from_server("write", 400, other).remedy(), "see the server's reason");
     }
 
     #[test]

@@ -40,7 +40,7 @@ mod shard_log;
 mod stats;
 mod versions;
 
-pub use admin::{ForceMerge, Health, HealthReport};
+pub use admin::{ForceMerge, Health, HealthReport, ShardCapacity};
 pub use blocks::WriteBlock;
 pub use bulk::{
     BulkBody, BulkItem, BulkOutcome, BulkRefusal, BulkRequest, BulkVersioning, MAX_BULK_BYTES, convicted,

@@ -102,3 +102,28 @@ async fn a_node_that_is_lost_and_a_replica_without_a_place_are_waited_for() {
     assert_eq!(destination.get(&health).await.expect("its health")["status"], "green");
     scene.ends_well(&program).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_without_room_for_the_shards_is_named_before_anything_is_changed() {
+    let stage = Stage::take().await;
+    let scene = stage.scene().await;
+    let destination = &scene.merge.destination_client;
+    let at_most = async |shards: Value| {
+        let limit = json!({"persistent": {"cluster.max_shards_per_node": shards}});
+        destination.put("/_cluster/settings", &limit).await.expect("it is set");
+    };
+    let other = json!({"settings": {"number_of_shards": 1, "number_of_replicas": 0}});
+    destination.put("/another-index", &other).await.expect("it is made");
+    at_most(json!(1)).await;
+    let program = scene.run(&Tuning::default());
+    let status = tokio::task::block_in_place(|| program.wait(PATIENCE));
+    at_most(Value::Null).await;
+    assert!(destination.delete_index("another-index").await.expect("deleted"));
+    let output = program.output();
+    assert!(!status.expect("it ends").success(), "{output}");
+    assert!(output.contains("spec.destination: the index needs"), "{output}");
+    assert!(output.contains("raise cluster.max_shards_per_node"), "{output}");
+    assert!(!destination.delete_index(&scene.merge.index).await.expect("an answer"), "it was made");
+    scene.start_again(&program, &Tuning::default());
+    scene.ends_well(&program).await;
+}

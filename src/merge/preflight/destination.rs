@@ -1,10 +1,10 @@
 //! Whether the destination is, or can become, what the merge needs.
 
 use super::privilege_problem;
-use crate::elastic::{CatalogEntry, Cluster, IndexName, Version};
+use crate::elastic::{CatalogEntry, Cluster, IndexName, ShardCapacity, Version};
 use crate::merge::act;
 use crate::merge::error::{MergeError, Problem};
-use crate::merge::valid::ValidMerge;
+use crate::merge::valid::{Destination, ValidMerge};
 
 /// Whether the names of the aliases of the spec have to be free.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,9 @@ pub(super) async fn check_destination(
         if aliases == Aliases::Wanted {
             problems.extend(act::interferences(info));
         }
+    } else if aliases == Aliases::Wanted {
+        let scarce = destination.scarce_shards().await.map_err(MergeError::Destination)?;
+        problems.extend(scarce.and_then(|capacity| no_room(&merge.destination, capacity)));
     }
     if aliases == Aliases::Wanted {
         for (position, alias) in merge.cutover.aliases.iter().enumerate() {
@@ -55,6 +58,21 @@ pub(super) async fn check_destination(
         }
     }
     Ok(problems)
+}
+
+/// What is wrong if the cluster takes fewer shards than the index will have: whoever merges indices for want of shards may
+/// have none left.
+fn no_room(wanted: &Destination, capacity: ShardCapacity) -> Option<Problem> {
+    let needed = u64::from(wanted.shards) * (1 + u64::from(wanted.replicas));
+    (needed > capacity.room()).then(|| {
+        Problem::new(
+            "spec.destination",
+            format!(
+                "the index needs {needed} shards, replicas included, and the cluster has {} of {} at most; raise cluster.max_shards_per_node (until the source indices are deleted, if they are in the same cluster), or delete indices that nobody needs",
+                capacity.used, capacity.most
+            ),
+        )
+    })
 }
 
 /// What is wrong if the name of an alias to be is that of an index, or that of an alias which leads elsewhere: an alias is
@@ -125,6 +143,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::merge::valid::test_merge;
 
     fn index(name: &str) -> IndexName {
         IndexName::parse(name).unwrap()
@@ -162,5 +181,18 @@ mod tests {
             assert_eq!(unsupported_options(&options, Version::new(major, minor, 0)), None, "{kind}");
         }
         assert_eq!(unsupported_options(&json!({"type": "hnsw"}), Version::new(8, 11, 0)), None);
+    }
+
+    #[test]
+    fn an_index_that_needs_more_shards_than_fit_is_refused_with_its_replicas() {
+        let wanted = |shards, replicas| Destination { shards, replicas, ..test_merge().destination };
+        let capacity = ShardCapacity { used: 996, most: 1_000 };
+        assert_eq!(no_room(&wanted(2, 1), capacity), None);
+        assert_eq!(no_room(&wanted(4, 0), capacity), None);
+        let problem = no_room(&wanted(3, 1), capacity).unwrap();
+        assert!(problem.message.starts_with("the index needs 6 shards"), "{problem}");
+        assert!(problem.message.contains("has 996 of 1000 at most"), "{problem}");
+        // More than there may be: the limit was lowered since.
+        assert!(no_room(&wanted(1, 0), ShardCapacity { used: 1_200, most: 1_000 }).is_some());
     }
 }
