@@ -30,7 +30,7 @@ demo-questions: ## Ask the demo's merged index some questions, by text and by ve
 demo-down: ## End the demo and remove its data
 	$(DEMO) down
 
-bench: release ## Measure against _reindex, elasticdump, a script and the limit (some hours; a part: BENCH="--pair 9-9")
+bench: release ## Measure against _reindex, elasticdump, a script and the limit (two hours; a part: BENCH="--pair 9-9")
 	$(CARGO_TARGET_DIR)/release/bench --report bench-report.md $(BENCH)
 
 bench-quick: release ## The same with less data and one turn each
@@ -44,11 +44,13 @@ chaos-quick: ## The same for two minutes: one merge
 
 # The parts come up while the tests compile. Each run has its own (two runs can go on at once), which are ended
 # whatever happens; those of a run that was killed are ended by the next one. The tests of faults and crashes have servers of
-# their own and mostly wait: they run beside all others, and what they say is shown after them.
+# their own and mostly wait: they run beside all others, and what they say is shown after them. Most of the others wait too,
+# for servers and for clocks: more of them run at once than there are cores.
 APART := crashes faults
 TESTS := $(basename $(notdir $(wildcard tests/*.rs */tests/*.rs))) $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs))
 test: testenv ## All tests: unit, property, real Postgres, Elasticsearch 8 and 9, Kubernetes
-	@export TESTENV_NAME="$${TESTENV_NAME:-test-$$$$}"; logs=$$(mktemp -d); apart=; \
+	@export TESTENV_NAME="$${TESTENV_NAME:-test-$$$$}" RUST_TEST_THREADS="$${RUST_TEST_THREADS:-4}"; \
+	logs=$$(mktemp -d); apart=; \
 	trap 'kill $$apart 2>/dev/null; wait; $(TESTENV) down; rm -rf "$$logs"' EXIT; \
 	trap 'exit 130' INT; trap 'exit 143' TERM; \
 	$(TESTENV) up --owner $$$$ & up=$$!; \

@@ -64,11 +64,11 @@ struct Cli {
 /// What is merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Case {
-    /// One large collection.
+    /// One large collection: 100 000 chunks on the newest version, 30 000 for the other pairs.
     Large,
-    /// Twenty collections of 2 000 chunks.
+    /// Twenty collections of 2 000 chunks, 1 000 for the other pairs.
     Mixed,
-    /// Two thousand collections of ten chunks.
+    /// Two thousand collections of ten chunks, one thousand for the other pairs.
     Tiny,
 }
 
@@ -132,7 +132,7 @@ async fn main() -> Result<()> {
     save(&cli, &text)
 }
 
-/// Writes the report as far as it is: some hours are not lost when the last case fails.
+/// Writes the report as far as it is: two hours are not lost when the last case fails.
 fn save(cli: &Cli, text: &str) -> Result<()> {
     match &cli.report {
         Some(file) => std::fs::write(file, text).with_context(|| format!("{}", file.display())),
