@@ -11,6 +11,7 @@ use super::sources::{index_name, refuse_another_cluster};
 use crate::elastic::{Cluster, IndexName, IndexUuid};
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
+use crate::merge::memo::Memo;
 use crate::merge::observe::{active, parse_memo};
 use crate::merge::phase::Phase;
 use crate::state::{MergeId, MergeRow, SourceId, SourceRow, State};
@@ -80,7 +81,15 @@ pub(super) async fn block(engine: &Engine, now: Timestamp) -> Result<(), MergeEr
         tracing::info!(missed, "some sources are not blocked yet");
         return Ok(());
     }
-    engine.edit_memo(|memo| memo.cutover.blocked = true).await.map(drop)
+    let refuse = |memo: &mut Memo| {
+        if memo.cutover.last_pass_planned {
+            // While `sourceWrites` was `Allow`: applications may have written since.
+            memo.cutover.begin_last_pass_again();
+            memo.verdict = None;
+        }
+        memo.cutover.blocked = true;
+    };
+    engine.edit_memo(refuse).await.map(drop)
 }
 
 /// Sets the blocks; returns those that are certain. `None`: the attempt was ended without this process, which was stopped

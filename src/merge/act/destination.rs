@@ -368,7 +368,13 @@ pub(super) async fn let_workers_write(engine: &Engine) -> Result<(), MergeError>
     let names = std::slice::from_ref(&engine.merge.destination.index);
     engine.destination.put_settings(names, &json!(held)).await.map_err(MergeError::Destination)?;
     add_writer_alias(engine).await?;
-    engine.edit_memo(|memo| memo.workers_stopped = false).await.map(drop)
+    let let_write = |memo: &mut Memo| {
+        memo.workers_stopped = false;
+        // That nothing is written late was found out for what was there by then.
+        memo.cutover.keys_reconciled = false;
+        memo.verdict.take_if(|verdict| verdict.positive);
+    };
+    engine.edit_memo(let_write).await.map(drop)
 }
 
 async fn remove_writer_alias(engine: &Engine) -> Result<(), MergeError> {

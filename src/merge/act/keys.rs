@@ -55,15 +55,9 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge, now: Timestamp
     // Before anything is read of the sources: see `version`.
     let row = engine.merge_row().await?;
     let (pass, attempt) = (row.pass, parse_memo(&row)?.cutover.started_at);
-    let stats = super::sources::resolve(engine, spec).await?;
-    if !super::cutover::covers_every_source(engine).await?
-        || !super::destination::still_holds_what_was_written(engine).await?
-    {
+    let (stats, is_covered) = resolve_covered(engine, spec).await?;
+    if !is_covered || !super::destination::still_holds_what_was_written(engine).await? {
         // More is to be copied, compared or waited for first; this is done again after it.
-        return Ok(());
-    }
-    if stats.is_none() && is_unfinished(spec, &engine.observe().await?.0) {
-        // The same: what is back may have been away in the middle of the last pass.
         return Ok(());
     }
     let is_blocked = spec.cutover.source_writes == SourceWrites::Block;
@@ -71,6 +65,11 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge, now: Timestamp
         // The same.
         return Ok(());
     };
+    // An index that was made while the keys were compared is blocked and copied like the others first.
+    let (_, is_covered) = resolve_covered(engine, spec).await?;
+    if !is_covered {
+        return Ok(());
+    }
     stop_workers_writing(engine).await?;
     let stands = async { if is_blocked { super::cutover::still_stands(engine).await } else { Ok(true) } };
     let (has_late_writes, stands) = try_join(has_late_writes(engine, &verdicts), stands).await?;
@@ -85,12 +84,23 @@ pub(super) async fn reconcile(engine: &Engine, spec: &ValidMerge, now: Timestamp
             // Another process may have given the attempt up meanwhile, and begun the next one.
             if memo.cutover.started_at == attempt {
                 memo.cutover.keys_reconciled = true;
-                memo.cutover.stood_at = Some(now);
+                memo.cutover.stood_at = is_blocked.then_some(now);
             }
         })
         .await?;
     tracing::debug!(collections = verdicts.len(), "keys are reconciled");
     Ok(())
+}
+
+/// Resolves the sources, and says whether nothing of them is left for the last pass.
+async fn resolve_covered(engine: &Engine, spec: &ValidMerge) -> Result<(Option<Stats>, bool), MergeError> {
+    let stats = super::sources::resolve(engine, spec).await?;
+    if !super::cutover::covers_every_source(engine).await? {
+        return Ok((stats, false));
+    }
+    // What is back may have been away in the middle of the last pass.
+    let is_unfinished = stats.is_none() && is_unfinished(spec, &engine.observe().await?.0);
+    Ok((stats, !is_unfinished))
 }
 
 /// How each collection compares, after the keys of both sides were made to agree. `None`: chunks are to be compared
@@ -165,8 +175,9 @@ async fn compare_sides(
         shared.extend(compared.shared);
         unwritten.extend(compared.unwritten);
     }
-    for source in stored.iter().filter(|source| is_left_over(source, &stored)) {
-        if counted.in_destination(source) > 0 {
+    // The counts first: of indices that came and went there may be thousands.
+    for source in &stored {
+        if counted.in_destination(source) > 0 && is_left_over(source, &stored) {
             purge(engine, source).await?;
         }
     }
