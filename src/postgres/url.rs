@@ -57,7 +57,9 @@ pub(crate) fn options(login: &Login) -> Result<PgConnectOptions, Failure> {
     let parsed = parse(login.url.expose_secret())?;
     let options = PgConnectOptions::from_url(&parsed)
         .map_err(|_| invalid("a parameter of the URL has a value that Postgres does not know"))?
-        .disable_statement_logging();
+        .disable_statement_logging()
+        // A start-up parameter that PgBouncer refuses by default. It is about numbers as text, of which none is read.
+        .extra_float_digits(None);
     let Some(pem) = &login.ca_pem else { return Ok(options) };
     let mode = match options.get_ssl_mode() {
         PgSslMode::Disable => {
