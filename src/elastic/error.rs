@@ -78,6 +78,9 @@ pub(super) const CLUSTER_BLOCK: &str = "cluster_block_exception";
 /// The server's `type` of "a check before the request is carried out failed", such as that of how many shards there may be.
 const VALIDATION: &str = "validation_exception";
 
+/// What to do about a cluster that takes no more shards.
+pub const MORE_SHARDS: &str = "raise cluster.max_shards_per_node (until the source indices are deleted, if they are in the same cluster), or delete indices that nobody needs";
+
 /// Our own `type` of "the name of an index is that of an alias now".
 pub(super) const IS_ALIAS: &str = "name_is_an_alias";
 /// Our own `type` of "no complete answer within the time limit".
@@ -279,9 +282,7 @@ impl ElasticError {
             (ErrorCategory::Invalid, Some(CONFIGURATION)) => {
                 "correct the url, or the user, password or API key in the Secret that credentialsSecretRef names"
             }
-            (ErrorCategory::Invalid, Some(VALIDATION)) if self.reason.contains("shards open") => {
-                "raise cluster.max_shards_per_node (until the source indices are deleted, if they are in the same cluster), or delete indices that nobody needs"
-            }
+            (ErrorCategory::Invalid, Some(VALIDATION)) if self.reason.contains("shards open") => MORE_SHARDS,
             (ErrorCategory::Invalid, _) => "see the server's reason",
             (ErrorCategory::BadAnswer, _) => {
                 "check that nothing between here and the server (a proxy, a gateway) changes requests or answers"

@@ -48,7 +48,7 @@ pub use bulk::{
 pub use catalog::CatalogEntry;
 pub use cluster::Cluster;
 pub use config::{ClusterConfig, Credentials};
-pub use error::{ElasticError, ErrorCategory, Result};
+pub use error::{ElasticError, ErrorCategory, MORE_SHARDS, Result};
 pub use info::IndexInfo;
 pub use lookup::{LogRange, Lookup};
 pub use names::{IndexName, IndexUuid, InvalidName, SeqNo, ShardNumber, Version};

@@ -1,7 +1,7 @@
 //! Whether the destination is, or can become, what the merge needs.
 
 use super::privilege_problem;
-use crate::elastic::{CatalogEntry, Cluster, IndexName, ShardCapacity, Version};
+use crate::elastic::{CatalogEntry, Cluster, IndexName, MORE_SHARDS, ShardCapacity, Version};
 use crate::merge::act;
 use crate::merge::error::{MergeError, Problem};
 use crate::merge::valid::{Destination, ValidMerge};
@@ -68,7 +68,7 @@ fn no_room(wanted: &Destination, capacity: ShardCapacity) -> Option<Problem> {
         Problem::new(
             "spec.destination",
             format!(
-                "the index needs {needed} shards, replicas included, and the cluster has {} of {} at most; raise cluster.max_shards_per_node (until the source indices are deleted, if they are in the same cluster), or delete indices that nobody needs",
+                "the index needs {needed} shards, replicas included, and the cluster has {} of {} at most; {MORE_SHARDS}",
                 capacity.used, capacity.most
             ),
         )
