@@ -6,7 +6,9 @@ mod support;
 use es_index_merge::collections::{Category, CollectionRow, Collections, DocumentColumns, DocumentRow};
 use jiff::Timestamp;
 use secrecy::SecretString;
-use support::Database;
+use support::pooler::Pooler;
+use support::replica::Server;
+use support::{Database, run};
 
 /// As the application's migrations make them, with an enum whose labels changed between releases.
 const TABLES: &str = "
@@ -216,6 +218,7 @@ async fn the_sessions_refuse_to_write() {
     let collections = Collections::connect(&database.url()).await.unwrap();
     let error = collections.list().await.unwrap_err();
     assert!(error.to_string().contains("25006"), "{error}");
+    assert!(error.remedy().contains("views that only read"), "{}", error.remedy());
     assert_eq!(database.number("SELECT count(*) FROM seen").await, 0);
 }
 
@@ -258,4 +261,81 @@ async fn a_wrong_password_is_unauthorized() {
     assert_eq!((error.category(), error.is_transient()), (Category::Unauthorized, false), "{error}");
     assert!(!format!("{error} {error:?}").contains("s3cret"));
     database.drop_user(&user).await;
+}
+
+#[tokio::test]
+async fn a_pooler_that_hands_sessions_on_is_refused_before_anything_is_set() {
+    let database = with_tables(TABLES).await;
+    let pooler = Pooler::start(&database).await;
+    let error = Collections::connect(&pooler.url()).await.unwrap_err();
+    assert_eq!((error.category(), error.is_transient()), (Category::Invalid, false), "{error}");
+    assert!(error.to_string().contains("from client to client"), "{error}");
+    assert!(error.remedy().contains("pool_mode = session"), "{}", error.remedy());
+    // The next client has the same session, as it would have been without us.
+    assert_eq!(pooler.text("SHOW default_transaction_read_only").await, "off");
+    assert_eq!(pooler.text("SELECT current_setting('es_index_merge.probe')").await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_refused_until_it_is_the_primary() {
+    let server = Server::start();
+    let database = &server.database;
+    database.run(TABLES).await;
+    let collections = Collections::connect(&database.url()).await.unwrap();
+    assert!(collections.list().await.unwrap().is_empty());
+
+    // It has no collection, so that nothing but the server itself can say what it is.
+    server.become_replica();
+    for error in [
+        Collections::connect(&database.url()).await.unwrap_err(),
+        collections.list().await.unwrap_err(),
+        collections.documents(&[1]).await.unwrap_err(),
+    ] {
+        assert_eq!((error.category(), error.is_transient()), (Category::Unreachable, true), "{error}");
+        assert!(error.to_string().contains("is a replica"), "{error}");
+        assert!(error.remedy().contains("-rw"), "{}", error.remedy());
+    }
+
+    server.become_primary();
+    database.run("INSERT INTO collection (id, name) VALUES (1, 'a')").await;
+    assert_eq!(collections.list().await.unwrap().len(), 1);
+    assert_eq!(Collections::connect(&database.url()).await.unwrap().list().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn names_are_read_in_every_encoding_and_none_stops_the_others() {
+    let database = Database::new().await;
+    let insert = "INSERT INTO collection (id, name) VALUES (1, 'thèses'), (2, NULL);
+                  INSERT INTO document (id, name) VALUES (1, 'thèses'), (2, NULL)";
+    // What another client wrote in Latin 1 is not UTF-8; without an encoding nobody converts it.
+    let latin = r"INSERT INTO collection (id, name) VALUES (3, convert_from('\x7468e8736573', 'SQL_ASCII'));
+                  INSERT INTO document (id, name) VALUES (3, convert_from('\x7468e8736573', 'SQL_ASCII'))";
+    let names = [Some("thèses"), None, Some("th\u{FFFD}ses")];
+    for (encoding, statements, expected) in [
+        ("UTF8", vec![insert], &names[..2]),
+        ("LATIN1", vec![insert], &names[..2]),
+        ("SQL_ASCII", vec![insert, latin], &names[..]),
+    ] {
+        let other = format!("encoding_{}", uuid::Uuid::new_v4().simple());
+        let create = format!("CREATE DATABASE {other} TEMPLATE template0 LOCALE 'C' ENCODING '{encoding}'");
+        database.run(&create).await;
+        let url = database.text_of(&other);
+        let mut connection = support::connect(&url).await;
+        run(&mut connection, "CREATE TABLE collection (id integer, name text)").await;
+        run(&mut connection, "CREATE TABLE document (id integer, name text)").await;
+        for statement in statements {
+            run(&mut connection, statement).await;
+        }
+        let collections = Collections::connect(&SecretString::from(url)).await.unwrap();
+        let listed = collections.list().await.unwrap();
+        let listed: Vec<_> = listed.iter().map(|row| row.name.as_deref()).collect();
+        assert_eq!(listed, expected, "{encoding}");
+        let documents = collections.documents(&[1, 2, 3]).await.unwrap();
+        assert_eq!(documents.len(), expected.len(), "{encoding}");
+        for (id, name) in (1_i64..).zip(expected) {
+            assert_eq!(documents[&id].name.as_deref(), *name, "{encoding}");
+        }
+        collections.close().await;
+        database.run(&format!("DROP DATABASE {other} WITH (FORCE)")).await;
+    }
 }

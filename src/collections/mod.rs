@@ -4,7 +4,8 @@
 //! Releases of the application differ in columns, so they are looked up once, at [`Collections::connect`]:
 //! `collection.id` is needed, everything else is taken where it exists. A table or column that exists but may
 //! not be read is an error and not an absence: names and dates would silently be lost. So is a table of which a policy hides
-//! rows: collections would be taken for deleted.
+//! rows: collections would be taken for deleted. And so is a replica, which may lag: collections would be missing, and deleted
+//! ones still there. Each answer says whether it is one's.
 //!
 //! On failure: nothing is tried again in here; a [`CollectionsError`] says its [`Category`], whether the same
 //! call may succeed later, and what to do.
@@ -38,7 +39,7 @@ pub struct Collections {
 }
 
 impl Collections {
-    /// Connects and looks the tables up, in the user's own `search_path`.
+    /// Connects to the primary and looks the tables up, in the user's own `search_path`.
     ///
     /// The URL is `postgresql://`, `postgres://` or with a driver (`postgresql+asyncpg://`); TLS as its
     /// `sslmode` (or asyncpg's `ssl`) says, `prefer` if it says nothing.
@@ -56,6 +57,7 @@ impl Collections {
                 access: Access::ReadOnly,
             },
         );
+        rows::refuse_replica(&pool).await?;
         let layout = columns::look_up(&pool).await?;
         Ok(Self { pool, layout: Arc::new(layout) })
     }
@@ -66,12 +68,12 @@ impl Collections {
         self.layout.documents_known()
     }
 
-    /// All collections, ordered by id.
+    /// All collections, ordered by id, as the primary has them: a replica is a transient error.
     pub async fn list(&self) -> Result<Vec<CollectionRow>> {
         rows::list(&self.pool, &self.layout).await
     }
 
-    /// The rows of these documents that exist, by id. Empty if the database has no documents table.
+    /// The rows of these documents that exist, by id, as the primary has them. Empty if the database has no documents table.
     pub async fn documents(&self, ids: &[i64]) -> Result<std::collections::HashMap<i64, DocumentRow>> {
         rows::documents(&self.pool, &self.layout, ids).await
     }

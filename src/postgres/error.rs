@@ -1,8 +1,12 @@
 //! What a failed Postgres call means: a bounded class, a reason without secrets, and what to do.
 
+use std::borrow::Cow;
 use std::io;
 
-use sqlx::error::DatabaseError;
+use sqlx::migrate::MigrateError;
+
+/// What to do about a pooler that hands sessions of the server from client to client.
+pub(super) const LASTING_SESSIONS: &str = "use the session mode of the connection pooler on the way (PgBouncer: `pool_mode = session`), or a URL that leads to Postgres directly";
 
 /// The class of a Postgres failure; used alike as condition reason, event reason and metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,10 +78,11 @@ impl Failure {
     /// Sorts an error of the driver. `doing` is a gerund: "leasing units".
     pub(crate) fn of(doing: &'static str, error: sqlx::Error) -> Self {
         let (category, transient) = classify(&error);
+        let remedy = sqlstate(&error).and_then(|code| remedy_of(&code)).unwrap_or(category.remedy());
         Self {
             doing,
             reason: reason(&error),
-            remedy: category.remedy().to_owned(),
+            remedy: remedy.to_owned(),
             category,
             transient,
             source: Some(error),
@@ -97,6 +102,16 @@ impl Failure {
         remedy: impl Into<String>,
     ) -> Self {
         Self { doing, reason: reason.into(), remedy: remedy.into(), category, transient: false, source: None }
+    }
+
+    /// A failure found by us, not by the server, that may pass by itself.
+    pub(crate) fn passing(
+        category: Category,
+        doing: &'static str,
+        reason: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { transient: true, ..Self::known(category, doing, reason, remedy) }
     }
 
     /// No answer within the time-out of the call.
@@ -145,7 +160,7 @@ fn reason(error: &sqlx::Error) -> String {
 /// Class, and whether the same call may succeed later.
 fn classify(error: &sqlx::Error) -> (Category, bool) {
     match error {
-        sqlx::Error::Database(error) => classify_answer(error.as_ref()),
+        sqlx::Error::Database(error) => classify_answer(&error.code().unwrap_or_default()),
         sqlx::Error::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             (Category::Unreachable, false)
         }
@@ -158,8 +173,7 @@ fn classify(error: &sqlx::Error) -> (Category, bool) {
         sqlx::Error::Tls(_) => (Category::Unreachable, false),
         sqlx::Error::Configuration(_) => (Category::Invalid, false),
         sqlx::Error::Migrate(inner) => match inner.as_ref() {
-            sqlx::migrate::MigrateError::Execute(error)
-            | sqlx::migrate::MigrateError::ExecuteMigration(error, _) => classify(error),
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => classify(error),
             _ => (Category::Incompatible, false),
         },
         sqlx::Error::ColumnDecode { .. }
@@ -170,10 +184,41 @@ fn classify(error: &sqlx::Error) -> (Category, bool) {
     }
 }
 
+/// The SQLSTATE, if the error is an answer.
+fn sqlstate(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    match error {
+        sqlx::Error::Database(answer) => answer.code(),
+        sqlx::Error::Migrate(inner) => match inner.as_ref() {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => sqlstate(error),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// What to do about an answer of which its class says too little.
+fn remedy_of(code: &str) -> Option<&'static str> {
+    match code {
+        // A violation of the protocol: so poolers name whatever they refuse, and most that goes wrong behind them.
+        "08P01" => Some(
+            "if a connection pooler refuses a start-up parameter, take `options` out of the URL or let the pooler ignore that \
+             parameter (PgBouncer: `ignore_startup_parameters`); else look at the pooler's log, or use a URL that leads to \
+             Postgres directly; it is tried again by itself",
+        ),
+        "25006" => Some(
+            "let the URL lead to the primary: this server is a replica, or was made read-only; it is tried again by itself",
+        ),
+        "26000" | "42P05" => Some(LASTING_SESSIONS),
+        "22021" | "22P05" => Some(
+            "correct the text whose bytes the message shows; a database for spec.state needs the encoding UTF8",
+        ),
+        _ => None,
+    }
+}
+
 /// By SQLSTATE (appendix A of the Postgres manual).
-fn classify_answer(error: &dyn DatabaseError) -> (Category, bool) {
-    let code = error.code().unwrap_or_default();
-    match &*code {
+fn classify_answer(code: &str) -> (Category, bool) {
+    match code {
         "28P01" | "28000" => (Category::Unauthorized, false),
         "42501" => (Category::Forbidden, false),
         // Read-only transaction: we reached a standby, as happens for a while after a failover.
@@ -182,7 +227,10 @@ fn classify_answer(error: &dyn DatabaseError) -> (Category, bool) {
         // Serialization, deadlock, lock time-out, statement time-out, object in use.
         "40001" | "40P01" | "55P03" | "57014" | "55006" => (Category::Busy, true),
         "42P01" | "3F000" | "3D000" | "42703" => (Category::Missing, false),
-        "42P18" | "42804" | "42883" => (Category::Incompatible, false),
+        // The last two: a text that is not of its encoding, or that another encoding does not have.
+        "42P18" | "42804" | "42883" | "22021" | "22P05" => (Category::Incompatible, false),
+        // A prepared statement is not there, or is there already: the session is not the one that we prepared it on.
+        "26000" | "42P05" => (Category::Invalid, false),
         code if code.starts_with("08") => (Category::Unreachable, true),
         // Too many connections, disk full, out of memory.
         code if code.starts_with("53") => (Category::Busy, true),
@@ -203,6 +251,30 @@ mod tests {
         assert_eq!(classify(&sqlx::Error::PoolTimedOut), (Category::Unreachable, true));
         let tls = sqlx::Error::Tls("unknown issuer".into());
         assert_eq!(classify(&tls), (Category::Unreachable, false));
+    }
+
+    #[test]
+    fn what_a_fail_over_or_a_pooler_may_say_for_a_while_is_transient_and_what_its_mode_makes_is_not() {
+        assert_eq!(classify_answer("25006"), (Category::Unreachable, true));
+        assert_eq!(classify_answer("08P01"), (Category::Unreachable, true));
+        assert_eq!(classify_answer("42P05"), (Category::Invalid, false));
+        assert_eq!(classify_answer("26000"), (Category::Invalid, false));
+    }
+
+    #[test]
+    fn answers_of_replicas_and_poolers_have_remedies_of_their_own() {
+        for (code, said) in [
+            ("08P01", "ignore_startup_parameters"),
+            ("25006", "primary"),
+            ("26000", "pool_mode = session"),
+            ("42P05", "pool_mode = session"),
+            ("22021", "UTF8"),
+            ("22P05", "UTF8"),
+        ] {
+            let remedy = remedy_of(code);
+            assert!(remedy.is_some_and(|remedy| remedy.contains(said)), "{code}: {remedy:?}");
+        }
+        assert_eq!(remedy_of("42P01"), None);
     }
 
     #[test]

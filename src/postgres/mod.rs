@@ -12,6 +12,7 @@ mod error;
 mod pool;
 #[cfg(test)]
 mod pool_tests;
+mod pooler;
 mod session;
 mod transaction;
 mod url;

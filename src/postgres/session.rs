@@ -1,7 +1,8 @@
 //! Sessions: small pools whose connections are all set alike, and a first connection that fails clearly.
 //!
 //! The settings are made by a statement after each connect, not as start-up parameters, which connection
-//! poolers in front of Postgres refuse. Every wait has a limit, on our side and on the server's.
+//! poolers in front of Postgres refuse. They last as long as the session, so no pool is opened through a pooler that hands
+//! sessions on. Every wait has a limit, on our side and on the server's.
 
 use std::time::Duration;
 
@@ -9,8 +10,9 @@ use futures::future::join_all;
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 
-use super::error::Failure;
+use super::error::{Failure, LASTING_SESSIONS};
 use super::pool::{Limits, Pool};
+use super::pooler;
 
 /// How long to wait for a connection: for a new one, or for one of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,15 +43,36 @@ pub(crate) enum Access {
     ReadWrite,
 }
 
-/// Opens one connection and closes it again: what is wrong with the URL, the network or the password shows
-/// here at once and by name. (A pool would try for its whole time-out and then say only that.)
+/// Opens two connections at once and closes them again: what is wrong with the URL, the network, the password or a pooler on
+/// the way shows here at once and by name. (A pool would try for its whole time-out and then say only that.)
 pub(crate) async fn check(options: &PgConnectOptions) -> Result<(), Failure> {
     const DOING: &str = "connecting to Postgres";
-    let connecting = async { PgConnection::connect_with(options).await?.close().await };
-    tokio::time::timeout(ACQUIRE_TIMEOUT, connecting)
+    // On the heap, as logging in twice at once takes much room.
+    let checking = Box::pin(async {
+        let (mut one, mut other) =
+            tokio::try_join!(PgConnection::connect_with(options), PgConnection::connect_with(options))?;
+        let are_shared = pooler::shares_sessions(&mut one, &mut other).await?;
+        tokio::try_join!(one.close(), other.close())?;
+        Ok::<_, sqlx::Error>(are_shared)
+    });
+    let are_shared = tokio::time::timeout(ACQUIRE_TIMEOUT, checking)
         .await
-        .map_err(|_| Failure::timed_out(DOING, ACQUIRE_TIMEOUT.as_secs()))?
-        .map_err(|error| Failure::of(DOING, error))
+        .map_err(|_| {
+            Failure::timed_out(DOING, ACQUIRE_TIMEOUT.as_secs()).with_remedy(
+                "check host, port, sslmode and network policies, and that a connection pooler on the way has sessions left; \
+                 it is tried again by itself",
+            )
+        })?
+        .map_err(|error| Failure::of(DOING, error))?;
+    if are_shared {
+        return Err(Failure::invalid(
+            DOING,
+            "the URL leads to a connection pooler that hands sessions of the server from client to client, where our settings \
+             (read-only, search_path, time-outs) would reach other applications",
+            LASTING_SESSIONS,
+        ));
+    }
+    Ok(())
 }
 
 /// A pool that connects in the background, tests a connection before handing it out, and replaces what broke.

@@ -2,7 +2,8 @@
 //!
 //! Accepted: `postgresql://` and `postgres://`, also with a driver (`postgresql+asyncpg://`), which is
 //! dropped, and asyncpg's `ssl=` for `sslmode=`. Parameters that only some client library knows are left
-//! out rather than refused, because the URL is usually shared with the application.
+//! out rather than refused, because the URL is usually shared with the application. Several hosts, of which a client library
+//! would look for the primary, are refused.
 //!
 //! A certificate authority may come beside the URL, as text: in a pod, a path in `sslrootcert` leads nowhere. Whoever
 //! gives one wants the server's certificate verified, so a mode that would not do that is raised.
@@ -12,7 +13,7 @@
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use super::error::Failure;
 
@@ -83,6 +84,9 @@ fn parse(text: &str) -> Result<Url, Failure> {
     if !matches!(base, "postgres" | "postgresql") || !driver_is_a_word {
         return Err(invalid("its scheme is not postgresql, postgres or postgresql+driver"));
     }
+    if has_several_hosts(rest) {
+        return Err(several_hosts());
+    }
     // `ParseError` names the kind of mistake and nothing of the text.
     let mut parsed = Url::parse(&format!("postgresql://{rest}"))
         .map_err(|error| invalid(&format!("{error}; a password must be percent-encoded")))?;
@@ -105,6 +109,19 @@ fn parse(text: &str) -> Result<Url, Failure> {
     Ok(parsed)
 }
 
+/// Whether a URL without its scheme names several hosts: as a list, also in a parameter, or as parameters of one name.
+fn has_several_hosts(rest: &str) -> bool {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
+    let parameters = rest.split_once('?').map_or("", |(_, parameters)| parameters);
+    let is_several = |wanted: &str| {
+        let pairs = form_urlencoded::parse(parameters.as_bytes());
+        let values: Vec<_> = pairs.filter(|(key, _)| key == wanted).map(|(_, value)| value).collect();
+        values.len() > 1 || values.iter().any(|value| value.contains(','))
+    };
+    hosts.contains(',') || is_several("host") || is_several("hostaddr")
+}
+
 /// asyncpg also takes booleans.
 fn ssl_mode(value: &str) -> String {
     match value.to_ascii_lowercase().as_str() {
@@ -116,6 +133,13 @@ fn ssl_mode(value: &str) -> String {
 
 fn is_word_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+fn several_hosts() -> Failure {
+    invalid("it names several hosts").with_remedy(
+        "name one host, that of the primary, or a service or proxy that always leads there: \
+         postgresql://user:password@host:5432/database, with a percent-encoded password",
+    )
 }
 
 fn invalid(reason: &str) -> Failure {
@@ -168,6 +192,27 @@ mod tests {
             read("postgresql+asyncpg://u:p@h/d?ssl=require&prepared_statement_cache_size=0&sslpassword=x");
         assert!(matches!(options.get_ssl_mode(), PgSslMode::Require));
         assert!(matches!(read("postgres://u@h/d?sslmode=verify-full").get_ssl_mode(), PgSslMode::VerifyFull));
+    }
+
+    #[test]
+    fn several_hosts_are_refused_with_the_remedy() {
+        for url in [
+            "postgresql://u:hunter2@one,two/d",
+            "postgresql+asyncpg://u:hunter2@one:5432,two:5433/d?target_session_attrs=read-write",
+            "postgres://one,two",
+            "postgresql:///d?user=u&password=hunter2&host=one,two",
+            "postgresql://u:hunter2@/d?host=one%2Ctwo&port=5432,5433",
+            "postgresql+asyncpg://u:hunter2@/d?host=one:5432&host=two:5432",
+            "postgresql://u:hunter2@one/d?hostaddr=10.0.0.1,10.0.0.2",
+        ] {
+            let failure = options(&Login::from(&SecretString::from(url))).expect_err(url);
+            assert_eq!((failure.category(), failure.is_transient()), (Category::Invalid, false), "{url}");
+            assert!(failure.to_string().contains("several hosts"), "{url}: {failure}");
+            assert!(failure.remedy().contains("that of the primary"), "{url}: {}", failure.remedy());
+            assert!(!format!("{failure} {failure:?}").contains("hunter2"), "{url}");
+        }
+        // A comma elsewhere is one of a password or a name.
+        assert_eq!(read("postgresql://u:a,b@h/d,e?host=i").get_host(), "i");
     }
 
     #[test]

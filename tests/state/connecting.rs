@@ -5,6 +5,8 @@ use secrecy::SecretString;
 
 use crate::fixture::{Fixture, LEASE, SCHEMA, advance, claimed};
 use crate::support::Database;
+use crate::support::pooler::Pooler;
+use crate::support::replica::Server;
 
 #[tokio::test]
 async fn many_processes_may_migrate_at_once() {
@@ -111,6 +113,42 @@ async fn a_server_that_accepts_and_never_answers_is_given_up() {
     let url = format!("postgresql://u:p@{}/d", listener.local_addr().unwrap());
     let error = State::connect(&SecretString::from(url), SCHEMA).await.unwrap_err();
     assert_eq!((error.category(), error.is_transient()), (Category::Unreachable, true), "{error}");
+}
+
+#[tokio::test]
+async fn a_pooler_that_hands_sessions_on_is_refused_before_anything_is_set() {
+    let database = Database::new().await;
+    let pooler = Pooler::start(&database).await;
+    for error in [
+        State::connect(&pooler.url(), SCHEMA).await.unwrap_err(),
+        State::connect_existing(&pooler.url(), SCHEMA).await.unwrap_err(),
+    ] {
+        assert_eq!((error.category(), error.is_transient()), (Category::Invalid, false), "{error}");
+        assert!(error.to_string().contains("from client to client"), "{error}");
+        assert!(error.remedy().contains("pool_mode = session"), "{}", error.remedy());
+    }
+    // The next client has the same session, as it would have been without us.
+    let search_path = pooler.text("SHOW search_path").await;
+    assert!(!search_path.contains(SCHEMA), "{search_path}");
+    assert_eq!(pooler.text("SHOW statement_timeout").await, "0");
+    assert_eq!(database.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'merge_state'").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_became_a_replica_is_transient_and_named() {
+    let server = Server::start();
+    let url = server.database.url();
+    let state = State::connect(&url, SCHEMA).await.unwrap();
+    let merge = claimed(&state, "shop/albert", "opengatellm").await;
+    server.become_replica();
+    let error = state.take_step(merge, "process", LEASE).await.unwrap_err();
+    assert_eq!((error.category(), error.is_transient()), (Category::Unreachable, true), "{error}");
+    assert!(error.to_string().contains("25006"), "{error}");
+    assert!(error.remedy().contains("primary"), "{}", error.remedy());
+    // What is there can be read.
+    assert!(State::connect_existing(&url, SCHEMA).await.unwrap().merge(merge).await.unwrap().is_some());
+    server.become_primary();
+    assert!(state.take_step(merge, "process", LEASE).await.unwrap());
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! A database of its own for each test, on a real server.
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+pub mod pooler;
+pub mod replica;
+
 use secrecy::SecretString;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
@@ -22,6 +25,13 @@ impl Database {
 
     pub fn text(&self) -> &str {
         &self.0.url
+    }
+
+    /// The URL of another database of that server.
+    pub fn text_of(&self, name: &str) -> String {
+        let (path, options) = self.text().split_once('?').unwrap_or((self.text(), ""));
+        let (server, _) = path.rsplit_once('/').unwrap();
+        format!("{server}/{name}?{options}")
     }
 
     /// The same database for another user, and with another scheme.
@@ -59,7 +69,7 @@ impl Database {
     }
 }
 
-async fn connect(url: &str) -> PgConnection {
+pub async fn connect(url: &str) -> PgConnection {
     url.parse::<PgConnectOptions>().unwrap().disable_statement_logging().connect().await.unwrap()
 }
 
