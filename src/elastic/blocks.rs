@@ -48,6 +48,27 @@ struct Acknowledged {
     acknowledged: bool,
 }
 
+/// The number of the block that refuses writes, among those of an index.
+const WRITE_BLOCK: &str = "8";
+
+#[derive(Deserialize)]
+struct ClusterState {
+    blocks: Blocks,
+}
+
+#[derive(Deserialize)]
+struct Blocks {
+    /// By index and number; absent where there is none.
+    #[serde(default)]
+    indices: BTreeMap<String, BTreeMap<String, IndexBlock>>,
+}
+
+#[derive(Deserialize)]
+struct IndexBlock {
+    /// Of the request that has begun to set it; absent once it is set.
+    uuid: Option<String>,
+}
+
 /// Flat settings by concrete index.
 type Settings = BTreeMap<String, IndexSettings>;
 
@@ -137,28 +158,37 @@ impl Cluster {
             .collect();
         self.unblock_group(&strangers.iter().collect::<Vec<_>>()).await?;
         let mut blocked = Vec::with_capacity(asked.len());
+        let mut unverified = Vec::new();
+        let mut uncertain = Vec::new();
         for name in asked {
             let Some(index) = found.get(name.as_str()).filter(|index| index.is_one_of(uuids)) else {
                 continue;
             };
-            let told = of(name.as_str());
-            let is_certain = match told {
-                Answer::Certain => true,
-                Answer::WasBlocked => index.is_verified(),
-                Answer::Uncertain => false,
-            };
-            if is_certain || self.block_alone(name, told).await? {
-                blocked.push(name.clone());
+            match of(name.as_str()) {
+                Answer::Certain => blocked.push(name),
+                Answer::WasBlocked if index.is_verified() => blocked.push(name),
+                Answer::WasBlocked => unverified.push(name),
+                Answer::Uncertain => uncertain.push(name),
             }
         }
-        Ok(blocked)
+        self.unblock_group(&unverified).await?;
+        let (answer, asked) = self.block(&unverified).await?;
+        for name in asked {
+            match answer.as_ref().map(|answer| answer.of(name.as_str())) {
+                Some(Answer::Certain) => blocked.push(name),
+                _ => uncertain.push(name),
+            }
+        }
+        for name in uncertain {
+            if self.block_alone(name).await? {
+                blocked.push(name);
+            }
+        }
+        Ok(blocked.into_iter().cloned().collect())
     }
 
     /// Blocks an index for which the answer of its group was not certain.
-    async fn block_alone(&self, name: &IndexName, of_group: Answer) -> Result<bool> {
-        if of_group == Answer::WasBlocked {
-            self.unblock_group(&[name]).await?;
-        }
+    async fn block_alone(&self, name: &IndexName) -> Result<bool> {
         let (answer, _) = self.block(&[name]).await?;
         match answer.map(|answer| answer.of(name.as_str())) {
             Some(Answer::Certain) => Ok(true),
@@ -250,7 +280,13 @@ impl Cluster {
         self.unblock_group(&meant).await
     }
 
+    /// A block that was not verified, as the writes under way did not end in time or a node was lost meanwhile, is none of
+    /// the settings yet, and is not lifted with them: it is completed first.
     async fn unblock_group(&self, group: &[&IndexName]) -> Result<()> {
+        let incomplete = self.incomplete_blocks(group).await?;
+        if !incomplete.is_empty() {
+            self.block(&incomplete).await?;
+        }
         let settings = json!({"index.blocks.write": null});
         let call = |list: &str| settings_call(UNBLOCKING, list, &settings);
         let (answer, _) = self.send_for_existing(group, call).await?;
@@ -258,10 +294,30 @@ impl Cluster {
             Some(answer) => parse::<Acknowledged>(UNBLOCKING, &answer)?.acknowledged,
             None => true,
         };
+        let unavailable =
+            |reason: &str| Err(ElasticError::new(ErrorCategory::Unavailable, UNBLOCKING, reason));
         if !is_done {
-            let reason = "the server did not acknowledge it in time";
-            return Err(ElasticError::new(ErrorCategory::Unavailable, UNBLOCKING, reason));
+            return unavailable("the server did not acknowledge it in time");
         }
-        Ok(())
+        match self.incomplete_blocks(&incomplete).await?.first() {
+            None => Ok(()),
+            Some(name) => unavailable(&format!(
+                "the server still refuses writes to {name}, and waits for those that are under way"
+            )),
+        }
+    }
+
+    /// Those of the indices for which the server has begun to refuse writes, and not yet made sure that none is under way.
+    async fn incomplete_blocks<'a>(&self, group: &[&'a IndexName]) -> Result<Vec<&'a IndexName>> {
+        let call = |list: &str| Call::get(UNBLOCKING, format!("/_cluster/state/blocks/{list}"));
+        let (answer, mut asked) = self.send_for_existing(group, call).await?;
+        let Some(answer) = answer else { return Ok(Vec::new()) };
+        let state: ClusterState = parse(UNBLOCKING, &answer)?;
+        let is_incomplete = |name: &IndexName| {
+            let blocks = state.blocks.indices.get(name.as_str());
+            blocks.and_then(|blocks| blocks.get(WRITE_BLOCK)).is_some_and(|block| block.uuid.is_some())
+        };
+        asked.retain(|name| is_incomplete(name));
+        Ok(asked)
     }
 }

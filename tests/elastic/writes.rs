@@ -174,6 +174,54 @@ async fn a_blocked_or_closed_target_is_an_error_and_no_chunks_fault() {
     }
 }
 
+/// Whether the server has begun to refuse writes and has not made sure that none is under way.
+fn is_half_blocked(server: &Server, index: &IndexName) -> bool {
+    let state = server.ask("GET", &format!("/_cluster/state/blocks/{index}"), None);
+    state["blocks"]["indices"][index.as_str()]["8"]["uuid"].is_string()
+}
+
+#[tokio::test]
+async fn a_block_that_waited_in_vain_for_the_writes_under_way_is_lifted_all_the_same() {
+    const DOCUMENTS: usize = 20_000;
+    for server in Server::each().await {
+        let index = server.index(json!({"settings": settings(1)})).await;
+        let names = [index.clone()];
+        let meant = uuids(&server, &names).await;
+        let words = json!({"text": "words that take the server some time to index ".repeat(30)}).to_string();
+        // The request to block may come before the writes or after them.
+        for attempt in 1.. {
+            assert!(attempt < 20, "no write was ever under way");
+            let mut body = BulkBody::default();
+            for document in 0..DOCUMENTS {
+                let id = format!("{attempt}-{document}");
+                body.begin_index(&id, 1, BulkVersioning::External).extend_from_slice(words.as_bytes());
+                body.end();
+            }
+            let writing = async { drop(server.cluster.bulk(index.as_str(), false, body).await) };
+            let (access, path) = (server.access, format!("/{}/_block/write?timeout=1ms", *index));
+            let blocking = tokio::task::spawn_blocking(move || {
+                let tasks = "/_tasks?actions=indices:data/write/bulk[s]*";
+                let is_writing = || access.ask("GET", tasks, None).unwrap().to_string().contains("bulk[s]");
+                let _ = (0..200).any(|_| is_writing());
+                access.ask("PUT", &path, None).unwrap()
+            });
+            let ((), answer) = tokio::join!(writing, blocking);
+            answer.unwrap();
+            if is_half_blocked(&server, &index) {
+                break;
+            }
+            server.cluster.unblock_writes(&names, &meant).await.unwrap();
+        }
+        let unset = json!({"index.blocks.write": null});
+        server.cluster.put_settings(&names, &unset).await.unwrap();
+        assert!(is_half_blocked(&server, &index), "no settings lift it");
+
+        assert!(server.cluster.unblock_writes(&names, &meant).await.unwrap().is_empty());
+        let body = one("after it", 1, BulkVersioning::External, &json!({"n": 1}));
+        assert_eq!(sent(&server, &index, body).await.unwrap(), [BulkItem::Applied]);
+    }
+}
+
 #[tokio::test]
 async fn an_index_that_was_made_anew_is_neither_blocked_nor_unblocked_for_the_one_before_it() {
     for server in Server::each().await {
