@@ -25,6 +25,8 @@ pub struct IndexSpec {
     pub vector_size: u32,
     /// The `index_options` of `embedding`. Always said, never left to the server's release.
     pub index_options: Value,
+    /// Other `index_options` that an index which is there may have as well.
+    pub also_fitting: Vec<Value>,
     /// The `index_options` to create with, where the load uses others (`flat`).
     pub load_options: Option<Value>,
 }
@@ -230,7 +232,8 @@ fn embedding(spec: &IndexSpec, found: &Value, report: &mut Vec<String>) {
             })
         })
     };
-    if !fits(&spec.index_options) && !spec.load_options.as_ref().is_some_and(fits) {
+    let mut fitting = spec.load_options.iter().chain([&spec.index_options]).chain(&spec.also_fitting);
+    if !fitting.any(fits) {
         report.push(format!(
             "field `embedding` has index_options {options}, wanted {}; choose other \
              spec.destination.index.vectorIndexOptions or another spec.destination.index.name {ANEW}",

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::call::Call;
 use super::cluster::{Cluster, encoded, parse};
 use super::error::{ElasticError, ErrorCategory, Result};
-use super::msearch::{Search, search_body, seq_no_range, taken_apart};
+use super::msearch::{Search, WITHOUT_TIMEOUT, search_body, seq_no_range, taken_apart};
 use super::names::{IndexName, SeqNo, ShardNumber};
 use super::shard_log::check::{Expected, accept, check};
 use super::shard_log::page::{RawAnswer, parse_single};
@@ -187,7 +187,12 @@ impl Search for LogRange {
     }
 
     fn body(&self) -> Result<Value> {
-        Ok(json!({"size": 0, "track_total_hits": true, "query": seq_no_range(self.from, self.to)}))
+        Ok(json!({
+            "size": 0,
+            "timeout": WITHOUT_TIMEOUT,
+            "track_total_hits": true,
+            "query": seq_no_range(self.from, self.to),
+        }))
     }
 
     fn accept(&self, answer: RawAnswer) -> Result<u64> {
@@ -272,8 +277,12 @@ impl Cluster {
             if let Some(after) = &after {
                 groups["after"] = after.clone();
             }
-            let body =
-                json!({"size": 0, "track_total_hits": false, "aggs": {"groups": {"composite": groups}}});
+            let body = json!({
+                "size": 0,
+                "timeout": WITHOUT_TIMEOUT,
+                "track_total_hits": false,
+                "aggs": {"groups": {"composite": groups}},
+            });
             let answer: GroupAnswer = self.ask(&strict_search(COUNTING, index).json(&body)).await?;
             answer.shards.check(index)?;
             if answer.timed_out {

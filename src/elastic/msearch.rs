@@ -186,10 +186,14 @@ pub(super) fn seq_no_range(from: SeqNo, to: SeqNo) -> Value {
     json!({"range": {"_seq_no": {"gte": from, "lt": to}}})
 }
 
+/// Whatever `search.default_search_timeout` says, which ends a search with a part of what it was asked for.
+pub(super) const WITHOUT_TIMEOUT: &str = "-1";
+
 /// The body of a search that returns every chunk that fits `query`.
 pub(super) fn search_body(query: Value, size: usize, lane: &ReadLane) -> Value {
     let mut body = serde_json::Map::new();
     body.insert("size".into(), json!(size));
+    body.insert("timeout".into(), json!(WITHOUT_TIMEOUT));
     body.insert("track_total_hits".into(), Value::Bool(true));
     body.insert("seq_no_primary_term".into(), Value::Bool(true));
     body.insert("version".into(), Value::Bool(true));

@@ -11,6 +11,7 @@ fn spec(contract: Contract) -> IndexSpec {
         replicas: 1,
         vector_size: 1024,
         index_options: json!({"type": "bbq_hnsw"}),
+        also_fitting: Vec::new(),
         load_options: None,
     }
 }

@@ -27,6 +27,7 @@ pub fn flat_index() -> Value {
         replicas: 0,
         vector_size: u32::try_from(DIMENSIONS).unwrap(),
         index_options: json!({"type": "flat"}),
+        also_fitting: Vec::new(),
         load_options: None,
     })
 }

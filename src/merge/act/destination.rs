@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::set_back::outnumber;
-use super::writer_alias;
+use super::{handover, writer_alias};
 use crate::chunk::{self, IndexSpec, differences, index_body};
 use crate::elastic::{ErrorCategory, IndexInfo, Version};
 use crate::merge::engine::Engine;
@@ -69,23 +69,34 @@ pub(in crate::merge) fn index_spec(destination: &Destination, version: Version) 
         replicas: destination.replicas,
         vector_size: destination.vector_size,
         index_options,
+        also_fitting: if destination.index_options.is_some() { Vec::new() } else { pinned_by_any_version() },
         load_options,
     }
 }
 
+/// The types of index options, the best first.
+const BEST: [&str; 3] = ["bbq_hnsw", "int8_hnsw", "hnsw"];
+
 /// The `index_options` of the spec, or the best that this server has: never left to its default, which
 /// differs between versions.
 pub(in crate::merge) fn pinned_index_options(destination: &Destination, version: Version) -> Value {
+    let [bbq, int8, plain] = BEST;
     destination.index_options.clone().unwrap_or_else(|| {
         // What the server itself would choose from 9.1 on (bbq_hnsw for 384 dimensions or more), and before.
-        if version.at_least(9, 1) && destination.vector_size >= 384 {
-            json!({"type": "bbq_hnsw"})
+        let kind = if version.at_least(9, 1) && destination.vector_size >= 384 {
+            bbq
         } else if version.at_least(8, 14) {
-            json!({"type": "int8_hnsw"})
+            int8
         } else {
-            json!({"type": "hnsw"})
-        }
+            plain
+        };
+        json!({"type": kind})
     })
+}
+
+/// An index keeps the options that were the best when it was made, though its server be upgraded since.
+fn pinned_by_any_version() -> Vec<Value> {
+    BEST.iter().map(|kind| json!({"type": kind})).collect()
 }
 
 /// `flat` can be updated to every other type; to the bbq types only from 8.19 and 9.1, not in 9.0.
@@ -184,7 +195,8 @@ async fn adopt(
         return Err(is_written_by_another(engine));
     }
     let name = &engine.merge.destination.index;
-    let problems = objections(wanted, info);
+    let mut problems = objections(wanted, info);
+    problems.extend(handover::objection(&engine.merge, info));
     if !problems.is_empty() {
         return Err(MergeError::Problems { category: MergeCategory::DestinationMismatch, problems });
     }
@@ -524,6 +536,23 @@ mod tests {
     #[test]
     fn an_index_as_it_was_asked_for_is_taken() {
         assert_eq!(objections(&wanted(), &info()), Vec::<Problem>::new());
+    }
+
+    #[test]
+    fn an_index_that_was_made_before_its_server_was_upgraded_is_taken_unless_options_are_asked_for() {
+        let before = Version::new(8, 19, 8);
+        let options = |merge: &ValidMerge| index_spec(&merge.destination, before).index_options;
+        let merge = ValidMerge {
+            destination: Destination { index_options: None, ..test_merge().destination },
+            ..test_merge()
+        };
+        let mut old = info();
+        old.mapping["properties"]["embedding"]["index_options"] = options(&merge);
+        let after = index_spec(&merge.destination, Version::new(9, 4, 3));
+        assert_ne!(options(&merge), after.index_options);
+        assert_eq!(misfits(&after, &old), Vec::<Problem>::new());
+        let asked = Destination { index_options: Some(after.index_options), ..merge.destination };
+        assert_eq!(misfits(&index_spec(&asked, Version::new(9, 4, 3)), &old).len(), 1);
     }
 
     #[test]
