@@ -5,6 +5,7 @@ mod cutover;
 mod deletion;
 mod destination;
 mod graph;
+mod handover;
 mod judge;
 mod keys;
 mod passes;
@@ -29,6 +30,7 @@ pub(super) use destination::{
     index_spec, interferences, is_destination_lost, lost, misfits, pinned_index_options,
 };
 pub(super) use graph::Places;
+pub(super) use handover::objection as handed_over;
 pub(super) use set_back::{KnownPasses, notice_missing_alias, outnumber_forgotten_passes};
 pub(super) use sources::{Matched, match_sources, partial_aliases, readable};
 

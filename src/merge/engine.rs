@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, Notify};
 use super::act;
 use super::error::{MergeCategory, MergeError, Problem};
 use super::memo::Memo;
-use super::observe::Rows;
+use super::observe::{Observation, Rows};
 use super::phase::Phase;
 use super::plan::{Action, Next, help, plan};
 use super::preflight::{self, Parts};
@@ -283,10 +283,8 @@ impl Engine {
         let spec = self.spec();
         let (seen, rows) = self.observe().await?;
         let decided = plan(&spec, &seen, now);
-        self.known_passes.note(rows.merge.pass);
-        if rows.memo.destination.is_some() && decided.actions.iter().any(Action::goes_by_passes) {
-            act::outnumber_forgotten_passes(self, rows.merge.pass).await?;
-        }
+        self.note_what_there_was(&seen, &rows);
+        self.outnumber_forgotten_passes(&decided.actions, &rows).await?;
         for action in &decided.actions {
             if !self.still_decides().await? {
                 return self.help(now).await;
@@ -318,12 +316,29 @@ impl Engine {
         Ok(self.state.keep_step(self.id, &self.process, STEP_LEASE).await?)
     }
 
+    /// What the state may not remember later, if it is set back.
+    fn note_what_there_was(&self, seen: &Observation, rows: &Rows) {
+        self.known_passes.note(rows.merge.pass);
+        if seen.phase == Phase::Completed || seen.cutover.handed_over {
+            self.known_passes.note_handover();
+        }
+    }
+
+    /// Before what goes by passes: the state may have forgotten some.
+    async fn outnumber_forgotten_passes(&self, actions: &[Action], rows: &Rows) -> Result<(), MergeError> {
+        if rows.memo.destination.is_some() && actions.iter().any(Action::goes_by_passes) {
+            act::outnumber_forgotten_passes(self, rows.merge.pass).await?;
+        }
+        Ok(())
+    }
+
     /// A step while another process decides.
     async fn help(&self, now: Timestamp) -> Result<Report, MergeError> {
         let spec = self.spec();
         let (seen, rows) = self.observe().await?;
-        self.known_passes.note(rows.merge.pass);
+        self.note_what_there_was(&seen, &rows);
         let decided = help(&spec, &seen);
+        self.outnumber_forgotten_passes(&decided.actions, &rows).await?;
         for action in &decided.actions {
             act::act(self, &spec, action, seen.phase, now).await?;
         }

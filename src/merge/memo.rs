@@ -190,8 +190,8 @@ pub struct CutoverMemo {
     pub rechecked: Rechecked,
     /// The keys and counts of both sides agree.
     pub keys_reconciled: bool,
-    /// The verdict is positive and the aliases are set, or about to be: applications may write to the destination, and
-    /// nothing leads back any more.
+    /// The verdict is positive, and the destination is marked as handed over and has its aliases, or is about to: applications
+    /// may write to it, and nothing leads back any more.
     pub handed_over: bool,
     /// When the last look was that found every source as it was copied, and refusing writes.
     pub stood_at: Option<Timestamp>,

@@ -1,13 +1,14 @@
 //! The state's Postgres is set back to an older state: after a fail-over to a replica that lags, or by a dump. What the merge did
 //! since then is in the destination, and nobody remembers it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use demo::cluster::Method;
 use demo::seed::bulk::Bulk;
 use es_index_merge::merge::{Engine, Next, ValidMerge, secrets};
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cutover::Manifest;
 use crate::late::held;
@@ -290,6 +291,74 @@ async fn a_state_that_is_set_back_from_the_end_into_the_copying_ends_again() {
     scene.completes(&scene.manifest(DIMENSIONS)).await;
     at_once(&scene, SET_BACK).await;
     assert_eq!(scene.phase().await.as_deref(), Some("Copying"));
+    // Somebody knows that no application has written there yet.
+    let mapping = format!("/{}/_mapping", scene.index);
+    scene.destination_cluster.put(&mapping, &json!({"_meta": {}})).await.unwrap();
     scene.completes(&scene.manifest(DIMENSIONS)).await;
     assert_eq!(shelf.in_destination().await.len(), 120);
+}
+
+/// Writes to the destination as an application does once it is served from there; gives what is there then.
+async fn applications_write(scene: &Scene, shelf: &Shelf<'_>) -> BTreeMap<(i64, i64), Value> {
+    let there = shelf.in_destination().await;
+    let cluster = &scene.destination_cluster;
+    let (document, _) = *there.keys().next().unwrap();
+    let id = |number: i64| there[&(document, number)]["_id"].as_str().unwrap();
+    let reworded = json!({"doc": {"content": "by the application"}});
+    cluster.post(&format!("/{}/_update/{}", scene.index, id(0)), &reworded).await.unwrap();
+    let path = format!("/{}/_doc/{}", scene.index, id(1));
+    cluster.require(Method::DELETE, &path, None).await.unwrap();
+    let mut new = there[&(document, 2)]["_source"].clone();
+    new["document_id"] = json!(document + 1_000);
+    cluster.post(&format!("/{}/_doc", scene.index), &new).await.unwrap();
+    let after = shelf.in_destination().await;
+    assert_ne!(after, there);
+    assert_eq!(after.len(), there.len());
+    after
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_applications_write_to_a_destination_that_was_handed_over_stays_whatever_the_state_remembers() {
+    let scene = Scene::new(Flavor::V8, Flavor::V9).await;
+    let _tables = Shelf::tables(&scene).await;
+    let first = scene.first_id;
+    let shelf = Shelf::create(&scene, first, 2).await;
+    shelf.put_document(first, 20, "moves").await;
+    let manifest = scene.manifest(DIMENSIONS);
+    scene.run_until(&held(&manifest), "Synced").await;
+    at_once(&scene, KEEP).await;
+    let owned = json!({"_meta": {"owner": "somebody"}});
+    scene.destination_cluster.put(&format!("/{}/_mapping", scene.index), &owned).await.unwrap();
+    scene.completes(&manifest).await;
+    let there = applications_write(&scene, &shelf).await;
+
+    let refused = async |manifest: &str| {
+        let run = scene.run(manifest).await;
+        assert!(!run.success && run.output.contains("handed this index over"), "{run:?}");
+        assert_eq!(shelf.in_destination().await, there);
+    };
+    at_once(&scene, SET_BACK).await;
+    refused(&manifest).await;
+    scene.forget_the_merge().await;
+    refused(&manifest).await;
+
+    // Another collection may follow.
+    let later = Shelf::create(&scene, first + 1, 1).await;
+    later.put_document(first + 1, 5, "follows").await;
+    let others = manifest.replace("  collections:\n", &format!("  collections:\n    exclude: [{first}]\n"));
+    let run = scene.run(&others).await;
+    assert!(run.success, "{run:?}");
+    assert_eq!(later.in_destination().await.len(), 5);
+    assert_eq!(shelf.in_destination().await, there);
+    scene.forget_the_merge().await;
+    refused(&manifest).await;
+
+    // Somebody takes the mark away, and with it what applications wrote.
+    let mapping = format!("/{}/_mapping", scene.index);
+    let marked = scene.destination_cluster.get(&mapping).await.unwrap();
+    let meta = &marked[&scene.index]["mappings"]["_meta"];
+    assert_eq!(meta["owner"], "somebody");
+    assert_eq!(meta["es-index-merge"]["handedOver"].as_array().map(Vec::len), Some(2), "{meta}");
+    scene.destination_cluster.put(&mapping, &json!({"_meta": {}})).await.unwrap();
+    scene.completes(&manifest).await;
 }

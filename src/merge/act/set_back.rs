@@ -10,6 +10,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
+use super::handover::refuse_if_handed_over;
 use super::writer_alias;
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
@@ -27,6 +28,8 @@ pub(in crate::merge) struct KnownPasses {
     highest: AtomicI32,
     /// Whether the destination was asked, too.
     is_asked: AtomicBool,
+    /// Whether it was handed over, as far as this process saw.
+    is_handed_over: AtomicBool,
 }
 
 impl KnownPasses {
@@ -35,13 +38,20 @@ impl KnownPasses {
         self.highest.fetch_max(last, Ordering::Relaxed);
     }
 
-    /// Whether that one is the last that there was.
+    /// Takes note that the destination was handed over: no pass comes after that.
+    pub fn note_handover(&self) {
+        self.is_handed_over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that one is the last that there was, and there may be another.
     fn is_last(&self, pass: i32) -> bool {
-        self.is_asked.load(Ordering::Relaxed) && pass >= self.highest.load(Ordering::Relaxed)
+        let is_known = self.is_asked.load(Ordering::Relaxed) && !self.is_handed_over.load(Ordering::Relaxed);
+        is_known && pass >= self.highest.load(Ordering::Relaxed)
     }
 }
 
-/// Makes sure that the next pass is above all that there were; `last` is the last one that the state knows of.
+/// Makes sure that the next pass is above all that there were; `last` is the last one that the state knows of. There is none
+/// where the destination was handed over and the state forgot that too.
 pub(in crate::merge) async fn outnumber_forgotten_passes(
     engine: &Engine,
     last: i32,
@@ -50,6 +60,7 @@ pub(in crate::merge) async fn outnumber_forgotten_passes(
     if known.is_last(last) {
         return Ok(());
     }
+    refuse_if_handed_over(engine).await?;
     let raised = outnumber(engine, last, known.highest.load(Ordering::Relaxed)).await?;
     if raised > last {
         tracing::warn!(last, raised, "the state was set back: passes go on above those that there were");
@@ -108,6 +119,8 @@ mod tests {
         assert!(known.is_last(5) && known.is_last(6));
         known.note(4);
         assert!(!known.is_last(4), "there was a fifth one");
+        known.note_handover();
+        assert!(!known.is_last(6), "none may follow");
     }
 
     #[test]

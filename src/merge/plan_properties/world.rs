@@ -131,7 +131,7 @@ impl World {
                 seen.verdict = Some(verdict(self.positive, spec.verdict_basis()));
             }
             Action::AbandonCutover(reason) => self.give_up(reason, now),
-            Action::Finish if !spec.cutover.aliases.is_empty() => {
+            Action::Finish => {
                 let was_handed_over = std::mem::replace(&mut seen.cutover.handed_over, true);
                 match self.aliases {
                     Aliases::Set => {}

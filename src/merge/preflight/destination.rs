@@ -47,6 +47,7 @@ pub(super) async fn check_destination(
         // A merge that has begun has taken the index as it was.
         if aliases == Aliases::Wanted {
             problems.extend(act::interferences(info));
+            problems.extend(act::handed_over(merge, info));
         }
     } else if aliases == Aliases::Wanted {
         let scarce = destination.scarce_shards().await.map_err(MergeError::Destination)?;

@@ -1,0 +1,182 @@
+//! The mark of a destination that was handed over, so that applications may have written to it.
+//!
+//! It names the collections that were merged, and is in the mapping of the index (`_meta`), which lasts as long as the index.
+//! The state does not: it may be set back, or the merge be made anew. To that one, what applications wrote would be foreign,
+//! to be deleted or overwritten. So it lets the index be until somebody takes the mark away.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::destination::described_now;
+use crate::elastic::IndexInfo;
+use crate::merge::engine::Engine;
+use crate::merge::error::{MergeCategory, MergeError, Problem};
+use crate::merge::observe::{active, parse_memo};
+use crate::merge::valid::ValidMerge;
+
+/// The member of `_meta` that is ours, and its own with the marks.
+const OURS: &str = "es-index-merge";
+const HANDED_OVER: &str = "handedOver";
+
+/// What one merge handed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Mark {
+    /// Whose it was.
+    merge: String,
+    /// When the cutover began: tells it from another one of that name.
+    cutover: Timestamp,
+    /// The ids of the collections: first and last of each range.
+    collections: Vec<(i64, i64)>,
+}
+
+impl Mark {
+    fn is_of(&self, other: &Mark) -> bool {
+        self.merge == other.merge && self.cutover == other.cutover
+    }
+
+    /// A collection in it that the merge is to copy, if there may be one.
+    fn wanted_by(&self, merge: &ValidMerge) -> Option<i64> {
+        self.collections.iter().find_map(|&(first, last)| {
+            if merge.include.is_empty() {
+                // As many as may be excluded, and one.
+                let ids = (first..=last).take(merge.exclude.len() + 1);
+                ids.into_iter().find(|&id| merge.wants(id))
+            } else {
+                let ids = merge.include.iter().copied();
+                ids.into_iter().find(|&id| (first..=last).contains(&id) && merge.wants(id))
+            }
+        })
+    }
+}
+
+/// Consecutive ids as first and last of each range.
+fn ranges(ids: &BTreeSet<i64>) -> Vec<(i64, i64)> {
+    let mut ranges: Vec<(i64, i64)> = Vec::new();
+    for &id in ids {
+        match ranges.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(id) => *last = id,
+            _ => ranges.push((id, id)),
+        }
+    }
+    ranges
+}
+
+/// The marks on an index; an error if they are not as they were written.
+fn marks(info: &IndexInfo) -> Result<Vec<Mark>, serde_json::Error> {
+    match info.mapping.pointer(&format!("/_meta/{OURS}/{HANDED_OVER}")) {
+        Some(found) => Vec::deserialize(found),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Why the merge must let the index be: it was handed over with a collection that the merge is to copy.
+pub(in crate::merge) fn objection(merge: &ValidMerge, info: &IndexInfo) -> Option<Problem> {
+    let name = &merge.destination.index;
+    let what = match marks(info) {
+        Ok(marks) => marks.iter().find_map(|mark| {
+            let collection = mark.wanted_by(merge)?;
+            Some(format!(
+                "the merge {} handed this index over to applications with the collection {collection}",
+                mark.merge
+            ))
+        })?,
+        Err(error) => format!("the mark of the collections that were handed over cannot be read ({error})"),
+    };
+    let text = format!(
+        "{what}, so what they have written since would be deleted or overwritten; if the state database was set back, \
+         restore its last state; else choose another name, or have only other collections copied \
+         (spec.collections); if nobody has written to the index, take the mark away: \
+         `PUT /{name}/_mapping` with {{\"_meta\": {{}}}}"
+    );
+    Some(Problem::new("spec.destination.index.name", text))
+}
+
+/// [`objection`] to the destination as it is now, if it is there.
+pub(super) async fn refuse_if_handed_over(engine: &Engine) -> Result<(), MergeError> {
+    let name = &engine.merge.destination.index;
+    let described = engine.destination.describe(std::slice::from_ref(name)).await;
+    let described = described.map_err(MergeError::Destination)?;
+    match described.get(name).and_then(|info| objection(&engine.merge, info)) {
+        None => Ok(()),
+        Some(problem) => Err(MergeError::Problems {
+            category: MergeCategory::DestinationMismatch,
+            problems: vec![problem],
+        }),
+    }
+}
+
+/// Puts the mark on the destination: from now on applications may write to it.
+pub(super) async fn mark(engine: &Engine) -> Result<(), MergeError> {
+    let stored = engine.state.sources(engine.id).await?;
+    let collections: BTreeSet<i64> = active(&stored).map(|source| source.collection_id).collect();
+    replace(engine, ranges(&collections)).await
+}
+
+/// Takes it away again: nothing leads applications there.
+pub(super) async fn unmark(engine: &Engine) -> Result<(), MergeError> {
+    replace(engine, Vec::new()).await
+}
+
+/// Replaces what this attempt to cut over says it handed over; what others said stays.
+async fn replace(engine: &Engine, collections: Vec<(i64, i64)>) -> Result<(), MergeError> {
+    let memo = parse_memo(&engine.merge_row().await?)?;
+    let cutover = memo.cutover.started_at.unwrap_or_default();
+    let mark = Mark { merge: engine.merge.owner.clone(), cutover, collections };
+    let info = described_now(engine).await?;
+    let before = marks(&info).map_err(|error| {
+        MergeError::Internal(format!(
+            "the marks in the mapping of {} cannot be read: {error}",
+            engine.merge.destination.index
+        ))
+    })?;
+    let mut after = before.clone();
+    after.retain(|other| !other.is_of(&mark));
+    if !mark.collections.is_empty() {
+        after.push(mark);
+    }
+    if after == before {
+        return Ok(());
+    }
+    // The server replaces it whole.
+    let mut meta = info.mapping.get("_meta").cloned().unwrap_or_else(|| json!({}));
+    meta[OURS] = json!({HANDED_OVER: after});
+    let name = &engine.merge.destination.index;
+    let body = json!({"_meta": meta});
+    engine.destination.put_mapping(name, &body).await.map_err(MergeError::Destination)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::merge::valid::test_merge;
+
+    fn merge(include: &[i64], exclude: &[i64]) -> ValidMerge {
+        let of = |ids: &[i64]| ids.iter().copied().collect();
+        ValidMerge { include: of(include), exclude: of(exclude), ..test_merge() }
+    }
+
+    #[test]
+    fn consecutive_collections_are_one_range() {
+        let ids = |ids: &[i64]| ranges(&ids.iter().copied().collect());
+        assert_eq!(ids(&[]), []);
+        assert_eq!(ids(&[3, 1, 2, 7, i64::MAX]), [(1, 3), (7, 7), (i64::MAX, i64::MAX)]);
+    }
+
+    #[test]
+    fn a_merge_of_other_collections_may_follow_and_one_of_the_same_may_not() {
+        let collections = vec![(1, 3), (7, i64::MAX)];
+        let mark = Mark { merge: "a/b".to_owned(), cutover: Timestamp::UNIX_EPOCH, collections };
+        let wanted = |include: &[i64], exclude: &[i64]| mark.wanted_by(&merge(include, exclude));
+        assert_eq!(wanted(&[], &[]), Some(1));
+        assert_eq!(wanted(&[], &[1, 2, 3]), Some(7));
+        assert_eq!(wanted(&[4, 5], &[]), None);
+        assert_eq!(wanted(&[4, 8], &[]), Some(8));
+        assert_eq!(wanted(&[4, 8], &[8]), None);
+        let few = Mark { collections: vec![(1, 3)], ..mark.clone() };
+        assert_eq!(few.wanted_by(&merge(&[], &[1, 2, 3])), None);
+    }
+}
