@@ -59,8 +59,9 @@ pub struct EsIndexMergeStatus {
     #[schemars(length(max = 256))]
     pub lanes: Option<String>,
 
-    /// Collections that need attention, at most 20: first those whose chunks may be missing, then those of which
-    /// something was left out, then indices that no collection has; each by id.
+    /// Collections that need attention, at most 20: first those that came after the verdict, named together, then those
+    /// whose chunks may be missing, then those of which something was left out, then indices that no collection has; each
+    /// by id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]

@@ -19,7 +19,7 @@ use crate::{
         AttentionStatus, DestinationStatus, EsIndexMergeStatus, MAX_ATTENTION, MAX_MESSAGE, ProgressStatus,
         SourceDeletionStatus, Summary,
     },
-    merge::{MergeError, Phase, Progress, Report, SourceDeletionReport},
+    merge::{MergeError, NOT_MERGED, Phase, Progress, Report, SourceDeletionReport},
 };
 
 /// How often progress alone is worth a write.
@@ -260,11 +260,18 @@ pub(super) fn happenings(
         let note = "chunks could not be copied and are kept aside; es-index-merge quarantine list tells why";
         happenings.push(Happening::warning("Quarantined", note));
     }
-    if let (None | Some(0), Some(first)) = (previous.attention_total, next.attention.first()) {
-        let note = format!("collection {}: {}", first.collection, first.message);
-        happenings.push(Happening::warning("NeedsAttention", &note));
+    let note = |about: &AttentionStatus| format!("collection {}: {}", about.collection, about.message);
+    if let (None, Some(first)) = (not_merged(previous), not_merged(next)) {
+        happenings.push(Happening::warning(NOT_MERGED, &note(first)));
+    } else if let (None | Some(0), Some(first)) = (previous.attention_total, next.attention.first()) {
+        happenings.push(Happening::warning("NeedsAttention", &note(first)));
     }
     happenings
+}
+
+/// What the status says of collections that came after the verdict.
+fn not_merged(status: &EsIndexMergeStatus) -> Option<&AttentionStatus> {
+    status.attention.iter().find(|attention| attention.reason == NOT_MERGED)
 }
 
 /// When the deletion of sources is scheduled, and when it is over: one event each for a merge.

@@ -15,6 +15,7 @@ fn copying() -> Report {
     Report {
         phase: Phase::Copying,
         next: Next::After(Duration::from_secs(5)),
+        only_looks: false,
         progress: Progress {
             collections: 300,
             collections_done: 120,
@@ -345,6 +346,29 @@ fn what_is_waited_for_is_an_event_also_where_a_phase_begins_with_it() {
     assert!(events(&[held()], &held()).is_empty());
     assert_eq!(events(&[stepped(given_up())], &held()), ["CutoverHeld"]);
     assert_eq!(events(&[held(), failed("SourceUnavailable", false)], &held()), ["Recovered", "CutoverHeld"]);
+}
+
+#[test]
+fn collections_that_come_after_the_verdict_are_an_event_and_leave_it_ready() {
+    let completed = |entries: &[(i64, &str)]| {
+        let attention = entries.iter().map(|&(collection, reason)| Attention {
+            collection,
+            reason: reason.to_owned(),
+            message: "so it is".to_owned(),
+        });
+        stepped(Report {
+            phase: Phase::Completed,
+            attention: attention.collect(),
+            attention_total: entries.len() as u64,
+            ..copying()
+        })
+    };
+    let cut = || completed(&[(7, "ContentCut")]);
+    let late = || completed(&[(8, "NotMerged"), (7, "ContentCut")]);
+    assert_eq!(told(&[cut()], &late()), [Happening::warning("NotMerged", "collection 8: so it is")]);
+    assert!(told(&[late()], &late()).is_empty());
+    assert!(told(&[late()], &cut()).is_empty());
+    assert_eq!(verdict(&after(&[cut(), late()])), ("True", "False", "False", "Completed"));
 }
 
 fn copying_now() -> Report {

@@ -126,6 +126,13 @@ impl Blocked {
     }
 }
 
+/// The block of an index was neither completed nor lifted.
+fn still_refused(name: &IndexName) -> ElasticError {
+    let reason =
+        format!("the server still refuses writes to {name}, and waits for those that are under way to end");
+    ElasticError::new(ErrorCategory::Unavailable, UNBLOCKING, reason)
+}
+
 impl Cluster {
     /// Refuses writes to indices from now on, and waits for those under way; returns the indices where that is
     /// certain. Indices that do not exist are not among them, nor are names of indices that have none of `uuids`: a block
@@ -156,7 +163,9 @@ impl Cluster {
             .filter(|(name, index)| is_stranger(name, index))
             .filter_map(|(name, _)| IndexName::parse(name).ok())
             .collect();
-        self.unblock_group(&strangers.iter().collect::<Vec<_>>()).await?;
+        if let Some(name) = self.unblock_group(&strangers.iter().collect::<Vec<_>>()).await?.first() {
+            return Err(still_refused(name));
+        }
         let mut blocked = Vec::with_capacity(asked.len());
         let mut unverified = Vec::new();
         let mut uncertain = Vec::new();
@@ -264,15 +273,24 @@ impl Cluster {
             matches!(error.category(), ErrorCategory::Forbidden | ErrorCategory::Invalid)
         };
         let unblocked = one_by_one_where_refused(group, is_of_one, |part| async move {
-            self.unblock_meant(&part, uuids).await?;
-            Ok(part.into_iter().map(|name| (name.clone(), ())).collect())
+            let refused = self.unblock_meant(&part, uuids).await?;
+            Ok(part.into_iter().map(|name| (name.clone(), refused.contains(&name))).collect())
         })
         .await?;
-        let refusal = |(name, done): (IndexName, Result<()>)| done.err().map(|error| (name, error));
+        let refusal = |(name, refused): (IndexName, Result<bool>)| match refused {
+            Ok(false) => None,
+            Ok(true) => Some((name.clone(), still_refused(&name))),
+            Err(error) => Some((name, error)),
+        };
         Ok(unblocked.into_iter().filter_map(refusal).collect())
     }
 
-    async fn unblock_meant(&self, group: &[&IndexName], uuids: &BTreeSet<IndexUuid>) -> Result<()> {
+    /// Those that still refuse writes.
+    async fn unblock_meant<'a>(
+        &self,
+        group: &[&'a IndexName],
+        uuids: &BTreeSet<IndexUuid>,
+    ) -> Result<Vec<&'a IndexName>> {
         let (found, asked) = self.settings_of(UNBLOCKING, group).await?;
         let is_meant =
             |name: &&IndexName| found.get(name.as_str()).is_some_and(|index| index.is_one_of(uuids));
@@ -281,8 +299,9 @@ impl Cluster {
     }
 
     /// A block that was not verified, as the writes under way did not end in time or a node was lost meanwhile, is none of
-    /// the settings yet, and is not lifted with them: it is completed first.
-    async fn unblock_group(&self, group: &[&IndexName]) -> Result<()> {
+    /// the settings yet, and is not lifted with them: it is completed first. Returns those for which that did not succeed, and
+    /// which still refuse writes.
+    async fn unblock_group<'a>(&self, group: &[&'a IndexName]) -> Result<Vec<&'a IndexName>> {
         let incomplete = self.incomplete_blocks(group).await?;
         if !incomplete.is_empty() {
             self.block(&incomplete).await?;
@@ -294,17 +313,11 @@ impl Cluster {
             Some(answer) => parse::<Acknowledged>(UNBLOCKING, &answer)?.acknowledged,
             None => true,
         };
-        let unavailable =
-            |reason: &str| Err(ElasticError::new(ErrorCategory::Unavailable, UNBLOCKING, reason));
         if !is_done {
-            return unavailable("the server did not acknowledge it in time");
+            let reason = "the server did not acknowledge it in time";
+            return Err(ElasticError::new(ErrorCategory::Unavailable, UNBLOCKING, reason));
         }
-        match self.incomplete_blocks(&incomplete).await?.first() {
-            None => Ok(()),
-            Some(name) => unavailable(&format!(
-                "the server still refuses writes to {name}, and waits for those that are under way"
-            )),
-        }
+        self.incomplete_blocks(&incomplete).await
     }
 
     /// Those of the indices for which the server has begun to refuse writes, and not yet made sure that none is under way.

@@ -8,6 +8,7 @@ mod graph;
 mod handover;
 mod judge;
 mod keys;
+mod newcomers;
 mod passes;
 mod set_back;
 mod sources;
@@ -85,6 +86,7 @@ pub(super) async fn act(
         }
         Action::UnblockSources => blocks::unblock(engine).await,
         Action::Finish => return cutover::finish(engine, spec, now).await,
+        Action::LookForNewcomers => newcomers::look(engine, spec, now).await,
         Action::Retry => retry(engine, spec, phase).await,
         Action::DeleteSource(source) => deletion::delete(engine, spec, *source).await,
         Action::ReconsiderKept => reconsider_kept(engine, spec).await,
@@ -159,13 +161,16 @@ async fn enter(engine: &Engine, from: Phase, to: Phase) -> Result<(), MergeError
 /// See [`Engine::dismantle`].
 pub(super) async fn dismantle(engine: &Engine, delete_destination: bool) -> Result<(), MergeError> {
     let row = engine.merge_row().await?;
-    let is_over = row.phase == Phase::Completed.as_str() || parse_memo(&row)?.cutover.handed_over;
-    if !is_over {
+    let is_complete = row.phase == Phase::Completed.as_str();
+    if !is_complete && !parse_memo(&row)?.cutover.handed_over {
         // A process that is about to set blocks finds its attempt gone.
         let reason = "the resource is deleted";
         cutover::abandon(&engine.state, &engine.source, engine.id, reason, Timestamp::now()).await?;
     }
-    destination::put_everything_back(engine).await?;
+    // One that is complete holds nothing but its claim, and its servers may be gone by now.
+    if !is_complete || delete_destination {
+        destination::put_everything_back(engine).await?;
+    }
     if delete_destination {
         destination::delete(engine).await?;
     }

@@ -303,6 +303,7 @@ impl Engine {
         let is_left_to_the_next = decided.next == Next::Now && !enters;
         let changed = decided.actions.iter().any(Action::changes_what_is_seen) && !is_left_to_the_next;
         let (after, rows) = if changed { self.observe().await? } else { (seen.clone(), rows) };
+        self.note_what_there_was(&after, &rows);
         let following = plan(&spec, &after, now);
         // What the plan would wait for has come: something else is to be done, and at once.
         let is_over = following.actions != decided.actions;
@@ -327,7 +328,7 @@ impl Engine {
     /// Before what goes by passes: the state may have forgotten some.
     async fn outnumber_forgotten_passes(&self, actions: &[Action], rows: &Rows) -> Result<(), MergeError> {
         if rows.memo.destination.is_some() && actions.iter().any(Action::goes_by_passes) {
-            act::outnumber_forgotten_passes(self, rows.merge.pass).await?;
+            act::outnumber_forgotten_passes(self, &rows.memo, rows.merge.pass).await?;
         }
         Ok(())
     }

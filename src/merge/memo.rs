@@ -26,6 +26,8 @@ pub struct Memo {
     pub cutover: CutoverMemo,
     /// The alias through which workers write is taken away (or about to be).
     pub workers_stopped: bool,
+    /// The attempt to cut over, by its beginning, whose mark the destination has, or is about to have: that it was handed over.
+    pub marked: Option<Timestamp>,
     /// When the shard logs were last read for a pass: all earlier operations are in the destination
     /// once that pass is copied.
     pub pass_taken_at: Option<Timestamp>,
@@ -40,6 +42,8 @@ pub struct Memo {
     pub verdict: Option<VerdictMemo>,
     /// How long writers were refused in the cutover that succeeded, in seconds.
     pub writes_refused_seconds: Option<f64>,
+    /// Collections that came after the verdict.
+    pub newcomers: NewcomersMemo,
 }
 
 impl Memo {
@@ -190,8 +194,8 @@ pub struct CutoverMemo {
     pub rechecked: Rechecked,
     /// The keys and counts of both sides agree.
     pub keys_reconciled: bool,
-    /// The verdict is positive, and the destination is marked as handed over and has its aliases, or is about to: applications
-    /// may write to it, and nothing leads back any more.
+    /// The verdict is positive and the aliases are set, or about to be: applications may write to the destination, and
+    /// nothing leads back any more.
     pub handed_over: bool,
     /// When the last look was that found every source as it was copied, and refusing writes.
     pub stood_at: Option<Timestamp>,
@@ -247,4 +251,59 @@ pub struct VerdictMemo {
     pub message: String,
     /// What the judgement depended on: a change of it is a reason to judge again.
     pub basis: String,
+}
+
+/// Newcomers whose index is remembered.
+const NEWCOMERS: usize = 100;
+
+/// Collections whose index came after the verdict, so that it is not merged.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NewcomersMemo {
+    /// When they were last looked for, whether or not the servers answered.
+    pub looked_at: Option<Timestamp>,
+    /// The index of each, of the first 100 of them.
+    pub indices: BTreeMap<i64, String>,
+    /// How many there are in all.
+    pub total: u64,
+}
+
+impl NewcomersMemo {
+    /// Takes over what a look found. One that cannot be read now is still what it was.
+    pub(super) fn replace(&mut self, mut found: BTreeMap<i64, String>, unreadable: &BTreeSet<i64>) {
+        for (collection, index) in std::mem::take(&mut self.indices) {
+            if unreadable.contains(&collection) {
+                found.entry(collection).or_insert(index);
+            }
+        }
+        self.total = found.len() as u64;
+        self.indices = found.into_iter().take(NEWCOMERS).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(collections: std::ops::Range<i64>) -> BTreeMap<i64, String> {
+        collections.map(|collection| (collection, collection.to_string())).collect()
+    }
+
+    #[test]
+    fn a_newcomer_that_is_gone_is_forgotten_and_one_that_cannot_be_read_is_not() {
+        let mut memo = NewcomersMemo::default();
+        memo.replace(found(1..4), &BTreeSet::new());
+        assert_eq!((memo.total, &memo.indices), (3, &found(1..4)));
+        memo.replace(found(3..4), &BTreeSet::from([2, 9]));
+        assert_eq!((memo.total, &memo.indices), (2, &found(2..4)));
+        memo.replace(found(0..0), &BTreeSet::new());
+        assert_eq!(memo, NewcomersMemo::default());
+    }
+
+    #[test]
+    fn of_many_newcomers_all_are_counted_and_a_hundred_remembered() {
+        let mut memo = NewcomersMemo::default();
+        memo.replace(found(1..1_001), &BTreeSet::new());
+        assert_eq!((memo.total, &memo.indices), (1_000, &found(1..101)));
+    }
 }

@@ -49,6 +49,8 @@ pub struct Observation {
     pub retry_token: String,
     /// When `Completed` was entered.
     pub completed_at: Option<Timestamp>,
+    /// When collections were last looked for that came after the verdict.
+    pub newcomers_looked_at: Option<Timestamp>,
     /// What became of the source indices.
     pub deletion: DeletionSeen,
 }
@@ -163,6 +165,7 @@ pub(super) fn test_observation(graph: GraphMemo) -> Observation {
         copied_until: None,
         retry_token: String::new(),
         completed_at: None,
+        newcomers_looked_at: None,
         deletion: DeletionSeen::default(),
     }
 }
@@ -218,6 +221,7 @@ impl Engine {
             copied_until: memo.copied_until,
             retry_token: merge.retry_token.clone(),
             completed_at: merge.completed_at,
+            newcomers_looked_at: memo.newcomers.looked_at,
             deletion: DeletionSeen::of(&sources),
         };
         let kind = if observation.copy.open > 0 { UnitKind::Copy } else { UnitKind::Verify };

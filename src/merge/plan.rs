@@ -70,6 +70,8 @@ pub enum Action {
     UnblockSources,
     /// Our own alias and settings away, aliases asked for; ends the list if there has to be another verdict or attempt first.
     Finish,
+    /// After the end: look for collections that came after the verdict. Changes nothing but what is told.
+    LookForNewcomers,
     /// A new `spec.retryToken`: what failed is tried again at once, chunks in quarantine are compared once more.
     Retry,
     /// Look at one source index of a complete merge; delete it if it still is what was verified, else keep it.
@@ -81,7 +83,8 @@ pub enum Action {
 }
 
 impl Action {
-    /// Whether it plans, writes or deletes, or has others do it, under versions that begin with the number of the pass.
+    /// Whether it plans, writes or deletes, or has others do it, under versions that begin with the number of the pass, or makes
+    /// the destination fit for that.
     #[must_use]
     pub fn goes_by_passes(&self) -> bool {
         matches!(
@@ -93,6 +96,10 @@ impl Action {
                 | Action::FollowDeletions
                 | Action::ReconcileKeys
                 | Action::Retry
+                | Action::SwitchIndexOptions
+                | Action::RewriteSegments
+                | Action::SettleDestination
+                | Action::LetWorkersWrite
         )
     }
 
@@ -134,6 +141,11 @@ const SERVER_BUSY: Duration = Duration::from_millis(250);
 const HELPING: Duration = Duration::from_secs(1);
 /// How often drained shards are looked for: writers are refused meanwhile.
 const DRAINING: Duration = Duration::from_millis(100);
+
+/// How long after the end collections are looked for that came after the verdict.
+pub const NEWCOMERS_FOR: Duration = Duration::from_hours(24);
+/// The pause between two looks for them.
+pub const NEWCOMERS_EVERY: Duration = Duration::from_mins(5);
 
 /// The longest pause between two attempts to cut over.
 pub(super) const CUTOVER_RETRY_MAX: Duration = Duration::from_mins(30);
@@ -402,28 +414,57 @@ fn finish_pass(spec: &ValidMerge, seen: &Observation) -> Option<Plan> {
     seen.keys_behind.then(|| writing(seen, go(vec![Action::FollowDeletions])))
 }
 
-/// The end. What is left is the way back for the sources, or, after some time, their deletion.
+/// The end. What is left is the way back for the sources, a look at what came later, and, after some time, the deletion of
+/// the sources.
 fn completed(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     let mut actions = vec![Action::RestWorkers];
     if spec.cutover.source_writes == SourceWrites::Allow && seen.blocked_sources > 0 {
         actions.push(Action::UnblockSources);
     }
+    let mut look = until_look(spec, seen, now);
+    if look == Some(Duration::ZERO) {
+        actions.push(Action::LookForNewcomers);
+        look = Some(NEWCOMERS_EVERY);
+    }
     let Some(from) = sources_deleted_from(spec, seen) else {
-        return Plan { actions, next: Next::Settled, waiting: None };
+        return Plan { actions, next: after_first([look, None]), waiting: None };
     };
     if spec.retry_token != seen.retry_token {
         actions.push(Action::ReconsiderKept);
         return go(actions);
     }
     match seen.deletion.next {
-        None => Plan { actions, next: Next::Settled, waiting: None },
-        Some(_) if now < from => Plan { actions, ..poll(super::elapsed(now, from)) },
+        None => Plan { actions, next: after_first([look, None]), waiting: None },
+        Some(_) if now < from => {
+            let left = super::elapsed(now, from);
+            Plan { actions, next: after_first([look, Some(left)]), waiting: None }
+        }
         Some(source) => {
             // One in a step: the spec is read anew before the next.
             actions.push(Action::DeleteSource(source));
             go(actions)
         }
     }
+}
+
+/// Whether a merge is complete and nothing is to be done for it at this moment but to look at what came later.
+pub(super) fn only_looks(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> bool {
+    let is_look = |action: &Action| matches!(action, Action::RestWorkers | Action::LookForNewcomers);
+    seen.phase == Phase::Completed && completed(spec, seen, now).actions.iter().all(is_look)
+}
+
+/// How long until the next look for newcomers is due; `None`: there is no more.
+fn until_look(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Option<Duration> {
+    let completed_at = seen.completed_at?;
+    if spec.suspend || super::apart(completed_at, now) >= NEWCOMERS_FOR {
+        return None;
+    }
+    // One that lies ahead was made before the clock was set back.
+    let last = seen.newcomers_looked_at.filter(|&looked_at| looked_at <= now);
+    let since = last.map_or(NEWCOMERS_EVERY, |looked_at| super::elapsed(looked_at, now));
+    let wait = NEWCOMERS_EVERY.saturating_sub(since);
+    let is_in_time = super::elapsed(completed_at, now) + wait < NEWCOMERS_FOR;
+    is_in_time.then_some(wait)
 }
 
 /// From when on the source indices are deleted; `None`: they are not, as things are.
@@ -490,6 +531,11 @@ fn go(actions: Vec<Action>) -> Plan {
     Plan { actions, next: Next::Now, waiting: None }
 }
 
+/// When the first of these waits is over; without one nothing is to be done any more.
+fn after_first(waits: [Option<Duration>; 2]) -> Next {
+    waits.into_iter().flatten().min().map_or(Next::Settled, Next::After)
+}
+
 fn poll(after: Duration) -> Plan {
     Plan { actions: Vec::new(), next: Next::After(after), waiting: None }
 }
@@ -506,3 +552,7 @@ mod tests;
 #[cfg(test)]
 #[path = "plan_deletion_tests.rs"]
 mod deletion_tests;
+
+#[cfg(test)]
+#[path = "plan_newcomers_tests.rs"]
+mod newcomers_tests;

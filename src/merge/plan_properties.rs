@@ -91,13 +91,13 @@ fn any_observation() -> impl Strategy<Value = Observation> {
     let token = select(vec!["", "again"]);
     let judged =
         proptest::option::of((any::<bool>(), select(vec![test_merge().verdict_basis(), "old".into()])));
-    let facts = (any::<[bool; 7]>(), 0..2_u64, 0..2_u64, any_moment(), token, judged);
+    let facts = (any::<[bool; 7]>(), 0..2_u64, 0..2_u64, any_moment(), any_moment(), token, judged);
     ((phase, any_walk(), any_walk()), any_graph(), any_cutover(), facts).prop_map(
         |(
             (phase, copy, verify),
             graph,
             cutover,
-            (flags, merges_running, blocked_sources, pass, token, judged),
+            (flags, merges_running, blocked_sources, pass, looked_at, token, judged),
         )| {
             Observation {
                 phase,
@@ -121,6 +121,7 @@ fn any_observation() -> impl Strategy<Value = Observation> {
                 copied_until: None,
                 retry_token: token.to_owned(),
                 completed_at: pass,
+                newcomers_looked_at: looked_at,
                 deletion: DeletionSeen {
                     remaining: blocked_sources,
                     next: (blocked_sources > 0).then_some(1),
@@ -215,6 +216,10 @@ fn is_sound(spec: &ValidMerge, seen: &Observation, made: &Plan) {
         assert!(seen.verdict.as_ref().is_some_and(|verdict| verdict.positive));
         assert!(spec.cutover.delete_sources_after.is_some());
         assert_eq!(spec.cutover.source_writes, SourceWrites::Block);
+    }
+    if has(|action| matches!(action, Action::LookForNewcomers)) {
+        assert!(seen.phase == Phase::Completed && seen.completed_at.is_some() && !spec.suspend);
+        assert_ne!(made.next, Next::Settled, "it is looked for once only");
     }
     if made.next == Next::Settled && seen.blocked_sources > 0 {
         let is_kept = seen.phase == Phase::Completed && spec.cutover.source_writes == SourceWrites::Block;

@@ -135,10 +135,14 @@ impl World {
                 }
                 seen.retry_token = self.spec.retry_token.clone();
             }
+            Action::LookForNewcomers => seen.newcomers_looked_at = Some(self.now),
             Action::DeleteSource(_) | Action::ReconsiderKept => {
                 panic!("sources are deleted though nobody asked for it")
             }
-            Action::Enter(phase) => seen.phase = *phase,
+            Action::Enter(phase) => {
+                seen.phase = *phase;
+                seen.completed_at = (*phase == Phase::Completed).then_some(self.now);
+            }
         }
     }
 
@@ -218,7 +222,8 @@ fn a_failed_merge_is_judged_again_at_once_when_the_tolerations_change() {
         world.spec.tolerations.max_quarantined = 5;
         assert_eq!(world.walk_from_failed(), end);
         assert!(world.now < paused_until, "it waited as after an attempt that was given up");
-        assert_eq!(world.step(usize::MAX).next, Next::Settled);
+        let rest = if positive { Next::After(NEWCOMERS_EVERY) } else { Next::Settled };
+        assert_eq!(world.step(usize::MAX).next, rest);
     }
 }
 

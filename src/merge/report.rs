@@ -1,16 +1,18 @@
 //! What people are told: everything that the status, the progress bars and the metrics are made from. Pure.
 
 mod deletion;
+mod newcomers;
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 pub use self::deletion::SourceDeletionReport;
+pub use self::newcomers::NOT_MERGED;
 use super::memo::GraphMemo;
 use super::observe::{Observation, Rows, active};
 use super::phase::Phase;
-use super::plan::{Next, Waiting};
+use super::plan::{Next, Waiting, only_looks};
 use super::progress::{Pace, eta};
 use super::valid::{SourceWrites, ValidMerge, Verification};
 use crate::state::{KindTotals, SourceDeletion, SourceState};
@@ -25,6 +27,9 @@ pub struct Report {
     pub phase: Phase,
     /// When the next step is due.
     pub next: Next,
+    /// The merge is complete, and nothing is to be done for it at this moment but to look at what came later. Its servers may
+    /// be gone, and nobody needs to connect for it.
+    pub only_looks: bool,
     /// How far it is.
     pub progress: Progress,
     /// How far the destination may be behind the sources, counting what is copied; known from `Synced` on.
@@ -161,9 +166,13 @@ pub(super) fn report(inputs: &Inputs<'_>, pace: &mut Pace) -> Report {
     let attention = attention(rows);
     let source_deletion = deletion::source_deletion(spec, seen);
     let attention_total = attention.len() as u64;
+    let mut message = message(phase, spec, seen, rows);
+    message.push_str(newcomers::sentence(&rows.memo.newcomers));
+    message.push_str(&deletion::sentence(source_deletion.as_ref(), now));
     Report {
         phase,
         next: inputs.next,
+        only_looks: only_looks(spec, seen, now),
         progress: progress(seen.phase, rows, pace, now),
         lag: matches!(seen.phase, Phase::Synced | Phase::CuttingOver)
             .then(|| seen.lag_now(now))
@@ -184,7 +193,7 @@ pub(super) fn report(inputs: &Inputs<'_>, pace: &mut Pace) -> Report {
             .into_iter()
             .chain([deletion::fact(seen, source_deletion.as_ref())])
             .collect(),
-        message: message(phase, spec, seen, rows) + &deletion::sentence(source_deletion.as_ref(), now),
+        message,
         waiting: inputs.waiting.clone(),
         load_settings_applied: rows.memo.destination.is_some() && seen.phase != Phase::Completed,
         writes_refused_seconds: rows.memo.writes_refused_seconds,
@@ -279,18 +288,21 @@ fn attention(rows: &Rows) -> Vec<Attention> {
             });
         }
     }
+    all.extend(newcomers::attention(&memo.newcomers, sources));
     all.sort_by(|a, b| {
         (severity(&a.reason), a.collection, &a.reason).cmp(&(severity(&b.reason), b.collection, &b.reason))
     });
     all
 }
 
-/// What is only cut comes after what is missing; indices that are nobody's come last, as they may be many.
+/// Whole collections that are missing come first, in one entry; what is only cut comes after what is missing; indices that are
+/// nobody's come last, as they may be many.
 fn severity(reason: &str) -> u8 {
     match reason {
-        "CollectionMissing" => 2,
-        "ContentCut" => 1,
-        _ => 0,
+        "CollectionMissing" => 3,
+        "ContentCut" => 2,
+        NOT_MERGED => 0,
+        _ => 1,
     }
 }
 

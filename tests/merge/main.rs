@@ -14,6 +14,7 @@ mod keys;
 mod lag;
 mod large;
 mod late;
+mod newcomers;
 mod obstacles;
 #[allow(dead_code)] // shared with other tests
 mod scene;

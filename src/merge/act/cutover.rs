@@ -148,7 +148,7 @@ pub(in crate::merge) async fn abandon(
     blocks::lift(state, source, id, |_| true).await
 }
 
-/// The verdict is positive: our own traces away, and last the mark that the destination is handed over, and the aliases asked
+/// The verdict is positive: our own traces away, and last the mark that the destination is handed over and the aliases asked
 /// for, as applications may write to it from then on. False if there has to be another verdict first, or another attempt.
 pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Result<bool, MergeError> {
     let memo = parse_memo(&engine.merge_row().await?)?;
@@ -158,6 +158,9 @@ pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -
     if is_to_stand && !was_seen && !still_stands(engine).await? {
         return Ok(false);
     }
+    if destination::is_destination_lost(engine).await? {
+        return Err(destination::lost(engine));
+    }
     destination::put_everything_back(engine).await?;
     // What was taken out of the merge while the cutover was under way moves nowhere. Its index may be merged for
     // another collection.
@@ -165,7 +168,8 @@ pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -
     let merged: BTreeSet<&str> = active(&stored).map(|source| source.index_uuid.as_str()).collect();
     let is_out = |source: &SourceRow| !merged.contains(source.index_uuid.as_str());
     blocks::lift(&engine.state, &engine.source, engine.id, is_out).await?;
-    if !hand_over(engine, spec, now).await? {
+    handover::mark(engine).await?;
+    if !set_aliases(engine, spec, now).await? {
         return Ok(false);
     }
     let refused = memo.cutover.blocked_at.map(|blocked_at| elapsed(blocked_at, now).as_secs_f64());
@@ -173,34 +177,31 @@ pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -
     Ok(true)
 }
 
-/// False if that is refused, and the attempt is given up for it.
-async fn hand_over(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Result<bool, MergeError> {
+/// False if they are refused, and the attempt is given up for that.
+async fn set_aliases(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Result<bool, MergeError> {
+    let index = spec.destination.index.as_str();
+    let aliases: Vec<Value> = spec
+        .cutover
+        .aliases
+        .iter()
+        .map(|alias| json!({"add": {"index": index, "alias": alias.as_str()}}))
+        .collect();
+    if aliases.is_empty() {
+        return Ok(true);
+    }
     let mut was_handed_over = false;
     engine.edit_memo(|memo| was_handed_over = std::mem::replace(&mut memo.cutover.handed_over, true)).await?;
-    let Err(error) = lead_applications_there(engine, spec).await else { return Ok(true) };
-    let is_refused =
-        matches!(&error, MergeError::Destination(why) | MergeError::Aliases(why) if !why.may_pass());
+    let Err(error) = engine.destination.update_aliases(&json!(aliases)).await else { return Ok(true) };
     // Else the aliases may be there already, by this request or by one before it whose answer was lost, and
     // applications may write to the destination: the next comparison of keys would delete that.
+    let is_refused = !error.may_pass();
+    let error = MergeError::Aliases(error);
     if is_refused && (!was_handed_over || leads_no_alias_there(engine).await) {
-        handover::unmark(engine).await?;
         // Nobody is refused until somebody mends it.
         abandon(&engine.state, &engine.source, engine.id, &error.to_string(), now).await?;
         return Ok(false);
     }
     Err(error)
-}
-
-/// The mark first, as applications may write to the destination once an alias leads there.
-async fn lead_applications_there(engine: &Engine, spec: &ValidMerge) -> Result<(), MergeError> {
-    handover::mark(engine).await?;
-    let index = spec.destination.index.as_str();
-    let add = |alias: &IndexName| json!({"add": {"index": index, "alias": alias.as_str()}});
-    let aliases: Vec<Value> = spec.cutover.aliases.iter().map(add).collect();
-    if aliases.is_empty() {
-        return Ok(());
-    }
-    engine.destination.update_aliases(&json!(aliases)).await.map_err(MergeError::Aliases)
 }
 
 /// Whether no alias but that of our workers leads to the destination, for certain. Any other one counts: the spec may have

@@ -46,11 +46,11 @@ pub(super) async fn prepare(engine: &Engine, spec: &ValidMerge) -> Result<(), Me
     let memo = parse_memo(&engine.merge_row().await?)?;
     match (described.get(name), memo.destination) {
         (Some(info), Some(ours)) if ours.uuid == info.uuid.0 => {}
-        (Some(info), known) => adopt(engine, &wanted, info, known).await?,
+        (Some(info), known) => adopt(engine, spec, &wanted, info, known).await?,
         (None, known) => {
             if !create(engine, &wanted).await? {
                 // Made in this moment, by somebody else or by a request whose answer was lost.
-                adopt(engine, &wanted, &described_now(engine).await?, known).await?;
+                adopt(engine, spec, &wanted, &described_now(engine).await?, known).await?;
             }
         }
     }
@@ -187,6 +187,7 @@ fn is_written_by_another(engine: &Engine) -> MergeError {
 /// one of that name.
 async fn adopt(
     engine: &Engine,
+    spec: &ValidMerge,
     wanted: &IndexSpec,
     info: &IndexInfo,
     known: Option<DestinationMemo>,
@@ -196,7 +197,7 @@ async fn adopt(
     }
     let name = &engine.merge.destination.index;
     let mut problems = objections(wanted, info);
-    problems.extend(handover::objection(&engine.merge, info));
+    problems.extend(handover::objection(spec, info));
     if !problems.is_empty() {
         return Err(MergeError::Problems { category: MergeCategory::DestinationMismatch, problems });
     }
@@ -455,28 +456,38 @@ pub(super) async fn put_everything_back(engine: &Engine) -> Result<(), MergeErro
     remove_writer_alias(engine).await
 }
 
-/// Deletes the destination if this merge created it, it still is that index, and the sources are there to make it anew.
+/// Deletes the destination if this merge created it, it still is that index, the sources are there to make it anew, and
+/// nobody handed it over of whom the memo knows nothing.
 pub(super) async fn delete(engine: &Engine) -> Result<(), MergeError> {
     let memo = parse_memo(&engine.merge_row().await?)?;
-    let Some(destination) = memo.destination.filter(|destination| destination.created) else { return Ok(()) };
+    let Some(destination) = memo.destination.as_ref().filter(|destination| destination.created) else {
+        return Ok(());
+    };
     let is_away = |source: &SourceRow| {
         matches!(source.deletion, Some(SourceDeletion::Intended | SourceDeletion::Deleted))
     };
     let name = &engine.merge.destination.index;
-    if engine.state.sources(engine.id).await?.iter().any(is_away) {
+    let keep = |why: &str| {
         tracing::warn!(
             index = %name,
-            "the destination is kept although spec.deletionPolicy says otherwise: source indices were deleted, so it is \
-             the only copy; delete it yourself if nobody needs it"
+            why,
+            "the destination is kept although spec.deletionPolicy says otherwise; delete it yourself if nobody needs it"
         );
+    };
+    if engine.state.sources(engine.id).await?.iter().any(is_away) {
+        keep("source indices were deleted, so it is the only copy");
         return Ok(());
     }
     let described =
         engine.destination.describe(std::slice::from_ref(name)).await.map_err(MergeError::Destination)?;
-    if described.get(name).is_some_and(|info| info.uuid.0 == destination.uuid) {
-        engine.destination.delete_index(name).await.map_err(MergeError::Destination)?;
+    let Some(info) = described.get(name).filter(|info| info.uuid.0 == destination.uuid) else {
+        return Ok(());
+    };
+    if handover::is_marked_by_another(engine, &memo, info) {
+        keep("it was handed over to applications, and the state database does not remember that");
+        return Ok(());
     }
-    Ok(())
+    engine.destination.delete_index(name).await.map(drop).map_err(MergeError::Destination)
 }
 
 /// Whether the index that this merge prepared is gone, or another one has its name.

@@ -10,11 +10,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::destination::described_now;
+use super::destination::{described_now, lost};
 use crate::elastic::IndexInfo;
 use crate::merge::engine::Engine;
 use crate::merge::error::{MergeCategory, MergeError, Problem};
-use crate::merge::observe::{active, parse_memo};
+use crate::merge::memo::Memo;
+use crate::merge::observe::active;
 use crate::merge::valid::ValidMerge;
 
 /// The member of `_meta` that is ours, and its own with the marks.
@@ -42,13 +43,16 @@ impl Mark {
         self.collections.iter().find_map(|&(first, last)| {
             if merge.include.is_empty() {
                 // As many as may be excluded, and one.
-                let ids = (first..=last).take(merge.exclude.len() + 1);
-                ids.into_iter().find(|&id| merge.wants(id))
+                (first..=last).take(merge.exclude.len() + 1).find(|&id| merge.wants(id))
             } else {
-                let ids = merge.include.iter().copied();
-                ids.into_iter().find(|&id| (first..=last).contains(&id) && merge.wants(id))
+                merge.include.range(first..=last).copied().find(|&id| merge.wants(id))
             }
         })
+    }
+
+    /// One of these collections that is in it.
+    fn one_of(&self, collections: &BTreeSet<i64>) -> Option<i64> {
+        self.collections.iter().find_map(|&(first, last)| collections.range(first..=last).next().copied())
     }
 }
 
@@ -72,34 +76,50 @@ fn marks(info: &IndexInfo) -> Result<Vec<Mark>, serde_json::Error> {
     }
 }
 
-/// Why the merge must let the index be: it was handed over with a collection that the merge is to copy.
+/// Why the merge must not begin with that index: it was handed over with a collection that the merge is to copy.
 pub(in crate::merge) fn objection(merge: &ValidMerge, info: &IndexInfo) -> Option<Problem> {
+    let or_else = "else choose another name, or have other collections copied only (spec.collections)";
+    objection_to(merge, info, or_else, |mark| mark.wanted_by(merge))
+}
+
+fn objection_to(
+    merge: &ValidMerge,
+    info: &IndexInfo,
+    or_else: &str,
+    find: impl Fn(&Mark) -> Option<i64>,
+) -> Option<Problem> {
     let name = &merge.destination.index;
     let what = match marks(info) {
         Ok(marks) => marks.iter().find_map(|mark| {
-            let collection = mark.wanted_by(merge)?;
+            let (collection, owner) = (find(mark)?, &mark.merge);
             Some(format!(
-                "the merge {} handed this index over to applications with the collection {collection}",
-                mark.merge
+                "the merge {owner} handed this index over to applications with the collection {collection}"
             ))
         })?,
         Err(error) => format!("the mark of the collections that were handed over cannot be read ({error})"),
     };
     let text = format!(
         "{what}, so what they have written since would be deleted or overwritten; if the state database was set back, \
-         restore its last state; else choose another name, or have only other collections copied \
-         (spec.collections); if nobody has written to the index, take the mark away: \
+         restore its last state; {or_else}; if nobody has written to the index, take the mark away: \
          `PUT /{name}/_mapping` with {{\"_meta\": {{}}}}"
     );
     Some(Problem::new("spec.destination.index.name", text))
 }
 
-/// [`objection`] to the destination as it is now, if it is there.
-pub(super) async fn refuse_if_handed_over(engine: &Engine) -> Result<(), MergeError> {
+/// An error if the destination, as it is now, was handed over with one of these collections, which this merge has.
+pub(super) async fn refuse_if_handed_over(
+    engine: &Engine,
+    collections: &BTreeSet<i64>,
+) -> Result<(), MergeError> {
+    if collections.is_empty() {
+        return Ok(());
+    }
     let name = &engine.merge.destination.index;
     let described = engine.destination.describe(std::slice::from_ref(name)).await;
     let described = described.map_err(MergeError::Destination)?;
-    match described.get(name).and_then(|info| objection(&engine.merge, info)) {
+    let or_else = "if the collection was added to spec.collections since, take it out again";
+    let objection = |info| objection_to(&engine.merge, info, or_else, |mark: &Mark| mark.one_of(collections));
+    match described.get(name).and_then(objection) {
         None => Ok(()),
         Some(problem) => Err(MergeError::Problems {
             category: MergeCategory::DestinationMismatch,
@@ -108,29 +128,43 @@ pub(super) async fn refuse_if_handed_over(engine: &Engine) -> Result<(), MergeEr
     }
 }
 
-/// Puts the mark on the destination: from now on applications may write to it.
+/// Puts the mark on the destination: applications may write to it once this is done, and before nothing led them there. The
+/// intent is in the memo first; where another pass is made after all, the mark comes off again before it.
 pub(super) async fn mark(engine: &Engine) -> Result<(), MergeError> {
+    engine.known_passes.note_handover();
+    let memo =
+        engine.edit_memo(|memo| memo.marked = Some(memo.cutover.started_at.unwrap_or_default())).await?;
     let stored = engine.state.sources(engine.id).await?;
     let collections: BTreeSet<i64> = active(&stored).map(|source| source.collection_id).collect();
-    replace(engine, ranges(&collections)).await
+    replace(engine, &memo, ranges(&collections)).await
 }
 
-/// Takes it away again: nothing leads applications there.
-pub(super) async fn unmark(engine: &Engine) -> Result<(), MergeError> {
-    replace(engine, Vec::new()).await
+/// Takes the mark of an attempt away that did not hand the destination over after all.
+pub(super) async fn unmark(engine: &Engine, memo: &Memo) -> Result<(), MergeError> {
+    if memo.marked.is_none() {
+        return Ok(());
+    }
+    replace(engine, memo, Vec::new()).await?;
+    engine.edit_memo(|memo| memo.marked = None).await.map(drop)
 }
 
-/// Replaces what this attempt to cut over says it handed over; what others said stays.
-async fn replace(engine: &Engine, collections: Vec<(i64, i64)>) -> Result<(), MergeError> {
-    let memo = parse_memo(&engine.merge_row().await?)?;
-    let cutover = memo.cutover.started_at.unwrap_or_default();
-    let mark = Mark { merge: engine.merge.owner.clone(), cutover, collections };
+/// Whether somebody marked that index of whom the memo knows nothing.
+pub(super) fn is_marked_by_another(engine: &Engine, memo: &Memo, info: &IndexInfo) -> bool {
+    let is_ours = |mark: &Mark| mark.merge == engine.merge.owner && Some(mark.cutover) == memo.marked;
+    marks(info).map_or(true, |marks| !marks.iter().all(is_ours))
+}
+
+/// Replaces what the attempt of the memo says it handed over; what others said stays.
+async fn replace(engine: &Engine, memo: &Memo, collections: Vec<(i64, i64)>) -> Result<(), MergeError> {
+    let name = &engine.merge.destination.index;
+    let mark =
+        Mark { merge: engine.merge.owner.clone(), cutover: memo.marked.unwrap_or_default(), collections };
     let info = described_now(engine).await?;
+    if memo.destination.as_ref().is_none_or(|ours| ours.uuid != info.uuid.0) {
+        return Err(lost(engine));
+    }
     let before = marks(&info).map_err(|error| {
-        MergeError::Internal(format!(
-            "the marks in the mapping of {} cannot be read: {error}",
-            engine.merge.destination.index
-        ))
+        MergeError::Internal(format!("the marks in the mapping of {name} cannot be read: {error}"))
     })?;
     let mut after = before.clone();
     after.retain(|other| !other.is_of(&mark));
@@ -143,9 +177,7 @@ async fn replace(engine: &Engine, collections: Vec<(i64, i64)>) -> Result<(), Me
     // The server replaces it whole.
     let mut meta = info.mapping.get("_meta").cloned().unwrap_or_else(|| json!({}));
     meta[OURS] = json!({HANDED_OVER: after});
-    let name = &engine.merge.destination.index;
-    let body = json!({"_meta": meta});
-    engine.destination.put_mapping(name, &body).await.map_err(MergeError::Destination)
+    engine.destination.put_mapping(name, &json!({"_meta": meta})).await.map_err(MergeError::Destination)
 }
 
 #[cfg(test)]
@@ -176,6 +208,8 @@ mod tests {
         assert_eq!(wanted(&[4, 5], &[]), None);
         assert_eq!(wanted(&[4, 8], &[]), Some(8));
         assert_eq!(wanted(&[4, 8], &[8]), None);
+        assert_eq!(mark.one_of(&BTreeSet::from([4, 6, 9])), Some(9));
+        assert_eq!(mark.one_of(&BTreeSet::from([0, 4, 6])), None);
         let few = Mark { collections: vec![(1, 3)], ..mark.clone() };
         assert_eq!(few.wanted_by(&merge(&[], &[1, 2, 3])), None);
     }

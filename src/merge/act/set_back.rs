@@ -10,10 +10,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use super::handover::refuse_if_handed_over;
-use super::writer_alias;
+use super::{handover, writer_alias};
 use crate::merge::engine::Engine;
 use crate::merge::error::MergeError;
+use crate::merge::memo::Memo;
 use crate::merge::version::{LAST_PASS, pass_of};
 
 /// Passes of which no document tells: in those that came last things may only have been deleted, and deletions cannot be
@@ -28,7 +28,7 @@ pub(in crate::merge) struct KnownPasses {
     highest: AtomicI32,
     /// Whether the destination was asked, too.
     is_asked: AtomicBool,
-    /// Whether it was handed over, as far as this process saw.
+    /// Whether it was handed over, as far as this process saw, or is about to be.
     is_handed_over: AtomicBool,
 }
 
@@ -38,29 +38,41 @@ impl KnownPasses {
         self.highest.fetch_max(last, Ordering::Relaxed);
     }
 
-    /// Takes note that the destination was handed over: no pass comes after that.
+    /// Takes note that the destination was handed over, or is about to be: then no pass follows.
     pub fn note_handover(&self) {
         self.is_handed_over.store(true, Ordering::Relaxed);
     }
 
-    /// Whether that one is the last that there was, and there may be another.
+    fn is_handed_over(&self) -> bool {
+        self.is_handed_over.load(Ordering::Relaxed)
+    }
+
+    /// Whether that one is the last that there was.
     fn is_last(&self, pass: i32) -> bool {
-        let is_known = self.is_asked.load(Ordering::Relaxed) && !self.is_handed_over.load(Ordering::Relaxed);
-        is_known && pass >= self.highest.load(Ordering::Relaxed)
+        self.is_asked.load(Ordering::Relaxed) && pass >= self.highest.load(Ordering::Relaxed)
     }
 }
 
 /// Makes sure that the next pass is above all that there were; `last` is the last one that the state knows of. There is none
-/// where the destination was handed over and the state forgot that too.
+/// where the destination was handed over and the state forgot that.
 pub(in crate::merge) async fn outnumber_forgotten_passes(
     engine: &Engine,
+    memo: &Memo,
     last: i32,
 ) -> Result<(), MergeError> {
     let known = &engine.known_passes;
+    // Of an attempt that came to its end and was given up there.
+    handover::unmark(engine, memo).await?;
+    if known.is_last(last) && !known.is_handed_over() {
+        return Ok(());
+    }
+    let stored = engine.state.sources(engine.id).await?;
+    let collections = stored.iter().map(|source| source.collection_id).collect();
+    handover::refuse_if_handed_over(engine, &collections).await?;
+    known.is_handed_over.store(false, Ordering::Relaxed);
     if known.is_last(last) {
         return Ok(());
     }
-    refuse_if_handed_over(engine).await?;
     let raised = outnumber(engine, last, known.highest.load(Ordering::Relaxed)).await?;
     if raised > last {
         tracing::warn!(last, raised, "the state was set back: passes go on above those that there were");
@@ -119,8 +131,6 @@ mod tests {
         assert!(known.is_last(5) && known.is_last(6));
         known.note(4);
         assert!(!known.is_last(4), "there was a fifth one");
-        known.note_handover();
-        assert!(!known.is_last(6), "none may follow");
     }
 
     #[test]

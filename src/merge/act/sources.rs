@@ -7,6 +7,7 @@ mod matching;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 
+use super::handover::refuse_if_handed_over;
 use crate::collections::CollectionRow;
 use crate::elastic::{Cluster, ElasticError, ErrorCategory, IndexInfo, IndexName, MAX_WINDOW, PrimaryStats};
 use crate::merge::act::{VECTOR_FIELD, keys};
@@ -25,9 +26,26 @@ pub(in crate::merge) use matching::{Matched, match_sources, partial_aliases};
 /// Statistics of the primaries of each index.
 pub(super) type Stats = BTreeMap<IndexName, Vec<PrimaryStats>>;
 
-/// Resolves the sources anew and stores them; purges those that are gone. Returns the statistics of the indices found,
-/// unless they are not the sources that were read so far: one was set aside or given up, or is new or back.
-pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<Option<Stats>, MergeError> {
+/// What is there now, as far as it can be read, beside what is stored.
+pub(super) struct Resolved {
+    /// The collections of Postgres.
+    rows: Vec<CollectionRow>,
+    /// The sources as they are stored.
+    pub before: Vec<SourceRow>,
+    /// The indices found.
+    pub matched: Matched,
+    stats: Stats,
+}
+
+impl Resolved {
+    /// The indices that can be read, each as a source.
+    pub fn found(&self) -> Vec<NewSource> {
+        found(&self.matched, &self.stats)
+    }
+}
+
+/// Looks which indices the collections have now. Stores nothing.
+pub(super) async fn look(engine: &Engine, spec: &ValidMerge) -> Result<Resolved, MergeError> {
     let rows = engine.collections.list().await?;
     let catalog = engine.source.resolve().await.map_err(MergeError::Source)?;
     let partial = partial_aliases(&engine.source, &rows, &catalog).await.map_err(MergeError::Source)?;
@@ -44,6 +62,13 @@ pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<Option
             matched.without_index.insert(*collection, why);
         }
     }
+    Ok(Resolved { rows, before, matched, stats })
+}
+
+/// Resolves the sources anew and stores them; purges those that are gone. Returns the statistics of the indices found,
+/// unless they are not the sources that were read so far: one was set aside or given up, or is new or back.
+pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<Option<Stats>, MergeError> {
+    let Resolved { rows, before, matched, stats } = look(engine, spec).await?;
     refuse_another_world(engine, &rows, &before).await?;
 
     let found = found(&matched, &stats);
@@ -51,6 +76,9 @@ pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<Option
     let known: BTreeMap<(i64, &str), &SourceRow> =
         before.iter().map(|source| ((source.collection_id, source.index_uuid.as_str()), source)).collect();
     let changed: Vec<NewSource> = found.iter().filter(|source| is_news(source, &known)).cloned().collect();
+    let held: BTreeSet<i64> = before.iter().map(|source| source.collection_id).collect();
+    let new = changed.iter().map(|source| source.collection_id).filter(|id| !held.contains(id)).collect();
+    refuse_if_handed_over(engine, &new).await?;
     let stored = if changed.is_empty() {
         before.clone()
     } else {

@@ -131,7 +131,7 @@ impl World {
                 seen.verdict = Some(verdict(self.positive, spec.verdict_basis()));
             }
             Action::AbandonCutover(reason) => self.give_up(reason, now),
-            Action::Finish => {
+            Action::Finish if !spec.cutover.aliases.is_empty() => {
                 let was_handed_over = std::mem::replace(&mut seen.cutover.handed_over, true);
                 match self.aliases {
                     Aliases::Set => {}
@@ -154,7 +154,12 @@ impl World {
                 }
                 seen.retry_token.clone_from(&spec.retry_token);
             }
+            Action::LookForNewcomers => seen.newcomers_looked_at = Some(now),
             Action::DeleteSource(_) | Action::ReconsiderKept => panic!("nobody asked for {action:?}"),
+            Action::Enter(Phase::Completed) => {
+                seen.phase = Phase::Completed;
+                seen.completed_at.get_or_insert(now);
+            }
             Action::Enter(phase) => seen.phase = *phase,
             // The rest leaves no trace that this walk looks at.
             _ => {}
@@ -285,7 +290,8 @@ pub fn settles(world: &mut World, spec: &ValidMerge, seconds: i64) -> Option<Pla
         let now = later(seconds + i64::try_from(step).unwrap());
         let made = world.step(spec, now, usize::MAX);
         let only_looks = made.actions.iter().all(|action| *action == Action::ReconcileKeys);
-        let is_still = made.next == Next::Settled || (made.waiting.is_some() && only_looks);
+        let is_at_the_end = world.seen.phase == Phase::Completed && made.actions == [Action::RestWorkers];
+        let is_still = made.next == Next::Settled || is_at_the_end || (made.waiting.is_some() && only_looks);
         if is_still {
             return Some(made);
         }

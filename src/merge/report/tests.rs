@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::merge::memo::{Memo, VerdictMemo};
+use crate::merge::memo::{Memo, NewcomersMemo, VerdictMemo};
 use crate::merge::observe::test_observation;
 use crate::merge::valid::test_merge;
 use crate::state::{Counts, MergeRow, SourceRow, Totals};
@@ -177,4 +177,64 @@ fn a_pass_that_is_not_copied_makes_no_lag_smaller() {
         world.seen.copied_until = copied_until;
         assert_eq!(lag(&world), None);
     }
+}
+
+/// What a complete merge of collection 7 says of these newcomers, of so many.
+fn told_of(collections: std::ops::Range<i64>, total: u64) -> Report {
+    let mut world = World::in_phase(Phase::Completed).judged(false);
+    let indices = collections.map(|collection| (collection, collection.to_string())).collect();
+    world.rows.memo.newcomers = NewcomersMemo { looked_at: Some(at(0)), indices, total };
+    world.report(at(60))
+}
+
+#[test]
+fn a_complete_merge_says_which_collections_came_after_the_verdict_and_what_to_do() {
+    let report = told_of(0..0, 0);
+    assert_eq!((report.message.as_str(), report.attention.len()), ("all is well", 0));
+
+    let report = told_of(8..9, 1);
+    assert_eq!(
+        report.message,
+        "all is well; what came after the verdict is not merged (see status.attention)"
+    );
+    assert_eq!((report.phase, report.attention_total), (Phase::Completed, 1));
+    let told = &report.attention[0];
+    assert_eq!((told.collection, told.reason.as_str()), (8, NOT_MERGED));
+    assert!(told.message.contains("is not merged; delete this resource"), "{}", told.message);
+    assert!(told.message.ends_with("spec.collections.include: [8]"), "{}", told.message);
+
+    let report = told_of(8..11, 3);
+    let told = &report.attention[0];
+    assert!(told.message.contains("is not merged, nor is that of 2 more; "), "{}", told.message);
+    assert!(told.message.ends_with("spec.collections.include: [8, 9, 10]"), "{}", told.message);
+    assert_eq!(report.attention.len(), 1);
+}
+
+#[test]
+fn an_index_that_was_made_anew_after_the_verdict_has_another_remedy() {
+    let report = told_of(7..9, 2);
+    let [anew, new] = &report.attention[..] else { panic!("{:?}", report.attention) };
+    assert_eq!((anew.collection, new.collection), (7, 8));
+    assert!(anew.message.contains("was made anew") && anew.message.contains("[7]"), "{}", anew.message);
+    assert!(new.message.ends_with("spec.collections.include: [8]"), "{}", new.message);
+}
+
+#[test]
+fn of_many_newcomers_some_are_named_and_the_message_fits_the_status() {
+    let first = 2_147_483_000;
+    let report = told_of(first..first + 100, 5_000);
+    let told = &report.attention[0];
+    assert!(told.message.contains("nor is that of 4999 more"), "{}", told.message);
+    assert!(told.message.ends_with(", ...]") && told.message.len() <= 512, "{}", told.message);
+}
+
+#[test]
+fn what_came_after_the_verdict_is_told_before_anything_else() {
+    let mut world = World::in_phase(Phase::Completed).judged(false);
+    world.rows.quarantine = BTreeMap::from([(7, BTreeMap::from([("content".to_owned(), 1)]))]);
+    let indices = BTreeMap::from([(8, "8".to_owned())]);
+    world.rows.memo.newcomers = NewcomersMemo { looked_at: None, indices, total: 1 };
+    let reasons: Vec<String> =
+        world.report(at(60)).attention.into_iter().map(|attention| attention.reason).collect();
+    assert_eq!(reasons, [NOT_MERGED, "Quarantined"]);
 }
