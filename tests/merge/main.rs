@@ -138,7 +138,7 @@ async fn a_second_merge_with_the_same_destination_is_refused_and_told_by_whom() 
     let scene = Scene::new(Flavor::V8, Flavor::V8).await;
     scene.fill(&odd_data(&scene)).await;
     let manifest = scene.manifest(8);
-    assert!(scene.run(&manifest).await.success);
+    scene.run_until(&late::held(&manifest), "Synced").await;
     let second = scene.run(&manifest.replace("{name: first}", "{name: second}")).await;
     assert!(!second.success && second.output.contains("destination of the merge cli/first"), "{second:?}");
 }
