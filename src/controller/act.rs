@@ -6,15 +6,14 @@ use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::{
-    reconcile::{Context, Intent, ReconcileError, Seen, is_settled_for_now},
+    reconcile::{Context, Intent, ReconcileError, Seen},
     registry::{Key, Present},
     report::{Failure, Outcome},
     secrets::NamespaceSecrets,
     write,
 };
 use crate::merge::{
-    Connected, Engine, MergeCategory, MergeError, NEWCOMERS_FOR, Next, Report, UNITS_FAILING, ValidMerge,
-    elapsed, secrets,
+    Connected, Engine, MergeCategory, MergeError, Next, Report, UNITS_FAILING, ValidMerge, secrets,
 };
 
 /// Connecting to two clusters and two databases, with every check.
@@ -23,8 +22,7 @@ const OPEN: Duration = Duration::from_mins(2);
 const STEP: Duration = Duration::from_mins(5);
 /// Putting back and releasing.
 const DISMANTLE: Duration = Duration::from_mins(2);
-/// Nobody stays connected for a longer wait than this: sources are retained for days before they are deleted. Not shorter than
-/// the pause between two looks at what came after the verdict, as nobody connects for these.
+/// Nobody stays connected for a longer wait than this: sources are retained for days before they are deleted.
 const IDLE: Duration = Duration::from_mins(5);
 /// How long a deletion waits for servers that cannot be reached.
 const DELETION: Duration = Duration::from_mins(10);
@@ -91,9 +89,6 @@ async fn work(
     merge: ValidMerge,
     now: Timestamp,
 ) -> Result<Outcome, ReconcileError> {
-    if let Some(engine) = context.registry.looking(&seen.uid).filter(|_| is_settled_for_now(seen)) {
-        return Ok(look(context, seen, &engine, now).await);
-    }
     let engine = match reach(context, seen, merge, now).await {
         Ok(Reached::Running { engine, hindrance }) => Ok((engine, hindrance)),
         Ok(Reached::Connected(opening)) => {
@@ -122,41 +117,17 @@ async fn work(
     Ok(Outcome::Failed(hindrance.unwrap_or(failure)))
 }
 
-/// A step of a complete merge that only looks at what came after the verdict. Its servers and its secrets may be gone by now,
-/// and nobody needs to know: the engine keeps the secrets that it has, and a failure is not told.
-async fn look(context: &Context, seen: &Seen, engine: &Engine, now: Timestamp) -> Outcome {
-    let failure = match tokio::time::timeout(STEP, engine.step(now)).await {
-        Ok(Ok(report)) => return stepped(context, seen, report, None).await,
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => timed_out("a look at what came after the verdict", STEP).message,
-    };
-    debug!(
-        namespace = seen.named.namespace,
-        name = seen.named.name,
-        why = %failure,
-        "what came after the verdict cannot be looked at"
-    );
-    let completed_at = seen.status.completed_at.as_ref();
-    let is_over = completed_at.is_none_or(|completed_at| elapsed(completed_at.0, now) >= NEWCOMERS_FOR);
-    // Whoever deletes the sources later finds out by itself what is in its way.
-    if is_over && seen.deletes_sources_in.is_none() {
-        context.registry.stop(&seen.uid).await;
-    }
-    Outcome::Nothing
-}
-
 /// After a step: an engine that is not needed for some time is stopped.
 async fn stepped(context: &Context, seen: &Seen, report: Report, hindrance: Option<Failure>) -> Outcome {
     if report.waiting.as_ref().is_some_and(|waiting| waiting.reason == UNITS_FAILING) {
         context.registry.suspect_secrets(&seen.uid);
     }
-    context.registry.only_looks(&seen.uid, report.only_looks);
     let rests = is_at_rest(report.next);
     if rests {
         context.registry.stop(&seen.uid).await;
     }
     match hindrance {
-        Some(failure) if !rests && !report.only_looks => Outcome::Hindered(Box::new(report), failure),
+        Some(failure) if !rests => Outcome::Hindered(Box::new(report), failure),
         // Secrets that nothing needs now are looked at when something does.
         Some(_) | None => Outcome::Stepped(Box::new(report)),
     }
@@ -394,7 +365,6 @@ fn timed_out(what: &str, limit: Duration) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::merge::NEWCOMERS_EVERY;
 
     #[test]
     fn an_engine_is_stopped_only_when_nothing_is_to_be_done_for_some_time() {
@@ -405,6 +375,5 @@ mod tests {
         for next in [Next::Now, Next::After(IDLE), Next::After(Duration::from_secs(1))] {
             assert!(!is_at_rest(next), "{next:?}");
         }
-        assert!(!is_at_rest(Next::After(NEWCOMERS_EVERY)), "nobody connects for another look");
     }
 }

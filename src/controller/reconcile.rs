@@ -27,7 +27,7 @@ use crate::{
         DeletionPolicy, EsIndexMerge, EsIndexMergeSpec, EsIndexMergeStatus, FINALIZER,
         FORCE_DELETE_ANNOTATION,
     },
-    merge::{Engine, NEWCOMERS_EVERY, Next, Phase, ValidMerge, elapsed},
+    merge::{Engine, Next, Phase, ValidMerge},
     metrics::Metrics,
 };
 
@@ -115,8 +115,6 @@ pub(super) struct Seen {
     pub written_at: Option<Timestamp>,
     /// Our finalizer is on it.
     pub finalized: bool,
-    /// How long until source indices are to be deleted, according to the status; `None`: none are.
-    pub deletes_sources_in: Option<Duration>,
     /// Since when it is being deleted.
     pub deleting_for: Option<Duration>,
     /// Its owner wants it gone although nothing could be cleaned up.
@@ -147,7 +145,6 @@ impl Seen {
             uid,
             named,
             metadata,
-            deletes_sources_in: until_sources_are_deleted(&status, now),
             status,
             written_at,
         }
@@ -157,12 +154,6 @@ impl Seen {
     pub(super) fn owner(&self) -> String {
         format!("{}/{}", self.named.namespace, self.named.name)
     }
-}
-
-/// How long until source indices are to be deleted, as the status has it.
-fn until_sources_are_deleted(status: &EsIndexMergeStatus, now: Timestamp) -> Option<Duration> {
-    let deletion = status.source_deletion.as_ref().filter(|deletion| deletion.remaining > 0)?;
-    deletion.from.as_ref().map(|from| elapsed(now, from.0))
 }
 
 /// What is to be done about a resource.
@@ -231,11 +222,6 @@ fn deletes_more(seen: &Seen, merge: &ValidMerge) -> bool {
     merge.cutover.delete_sources_after.is_some() && is_complete && !merge.suspend && !are_done
 }
 
-/// Whether what we last said leaves nothing to be done for now.
-pub(super) fn is_settled_for_now(seen: &Seen) -> bool {
-    is_settled(seen) && seen.deletes_sources_in.is_none_or(|left| left > Duration::ZERO)
-}
-
 /// Tells what came of it.
 async fn report(
     context: &Context,
@@ -291,11 +277,6 @@ fn next(registry: &Registry<Engine>, seen: &Seen, outcome: &Outcome, jitter: f64
             Next::After(wait) => Action::requeue(wait.max(AT_ONCE)),
             Next::Settled => Action::await_change(),
         },
-        // A look at what came after the verdict failed.
-        Outcome::Nothing if registry.runs(&seen.uid) => {
-            let left = seen.deletes_sources_in.unwrap_or(NEWCOMERS_EVERY);
-            Action::requeue(left.clamp(AT_ONCE, NEWCOMERS_EVERY))
-        }
         Outcome::Nothing
         | Outcome::Rested
         | Outcome::Failed(_)

@@ -92,28 +92,6 @@ fn what_is_complete_or_suspended_is_left_alone_until_the_spec_changes() {
 }
 
 #[test]
-fn a_complete_merge_is_at_rest_until_its_sources_are_to_be_deleted_or_its_spec_changes() {
-    let seen = |generation: i64, from: &str, remaining: i64| {
-        let with_deletion = |o: &mut Value| {
-            with_status(o, "Completed", generation);
-            let counts = json!({"from": from, "deleted": 0, "kept": 0, "missing": 0, "remaining": remaining});
-            o["status"]["sourceDeletion"] = counts;
-        };
-        Seen::new(&resource(with_deletion), &Registry::new(), now())
-    };
-    let (ahead, past) = ("2027-01-15T08:01:00Z", "2027-01-15T08:00:00Z");
-    assert_eq!(seen(2, ahead, 3).deletes_sources_in, Some(Duration::from_mins(1)));
-    assert!(is_settled_for_now(&seen(2, ahead, 3)));
-    assert!(!is_settled_for_now(&seen(1, ahead, 3)), "an older spec");
-    assert_eq!(seen(2, past, 3).deletes_sources_in, Some(Duration::ZERO));
-    assert!(!is_settled_for_now(&seen(2, past, 3)));
-    assert_eq!(seen(2, past, 0).deletes_sources_in, None);
-    assert!(is_settled_for_now(&seen(2, past, 0)));
-    let copying = Seen::new(&resource(|o| with_status(o, "Copying", 2)), &Registry::new(), now());
-    assert!(!is_settled_for_now(&copying));
-}
-
-#[test]
 fn a_deletion_is_cleaned_up_only_if_there_is_something_to_clean_up() {
     assert!(matches!(decided(deleted), Intent::Nothing));
     let intent = decided(|o| {

@@ -1,9 +1,9 @@
 //! The engines that run in this process, by the uid of their resource.
 //!
 //! An engine is opened once and stepped many times; it is kept while its [`Key`] is the same, and stopped (workers
-//! end at a checkpoint, leases are given back) when the key changes, when the resource is suspended, gone or has been
-//! complete for a day, and when this process ends or is no longer the leader. Stopping is safe at any moment, and so is
-//! not stopping: every write is fenced by the engine itself.
+//! end at a checkpoint, leases are given back) when the key changes, when the resource is suspended, complete or
+//! gone, and when this process ends or is no longer the leader. Stopping is safe at any moment, and so is not
+//! stopping: every write is fenced by the engine itself.
 //!
 //! The registry does no I/O. It also remembers for each resource what only this process knows: how often it failed in
 //! a row, and the status that was last written.
@@ -102,8 +102,6 @@ struct Running<E> {
     secrets_seen: Timestamp,
     /// What was wrong with them then, and how often in a row.
     hindrance: Option<(Failure, u32)>,
-    /// After its last step nothing was left to be done but to look at what came after the verdict.
-    only_looks: bool,
     waker: AbortHandle,
 }
 
@@ -214,18 +212,6 @@ impl<E: Work> Registry<E> {
         });
     }
 
-    /// The last step of `uid` left nothing to be done but to look at what came after the verdict, or it left more.
-    pub(super) fn only_looks(&self, uid: &str, only_looks: bool) {
-        self.change_running(uid, |running| running.only_looks = only_looks);
-    }
-
-    /// The engine of `uid`, if one runs that only looks at what came after the verdict.
-    pub(super) fn looking(&self, uid: &str) -> Option<Arc<E>> {
-        let entries = self.lock();
-        let running = entries.get(uid)?.running.as_ref().filter(|running| running.only_looks)?;
-        Some(Arc::clone(&running.engine))
-    }
-
     /// Keeps an engine that was just opened, and wakes its resource whenever it has progressed.
     ///
     /// Must be called inside the async runtime. An engine that was there before is returned for its owner to stop.
@@ -245,7 +231,6 @@ impl<E: Work> Registry<E> {
             tuned: merge.clone(),
             secrets_seen: now,
             hindrance: None,
-            only_looks: false,
             waker: waker.abort_handle(),
         };
         let before = self.entry(uid, named, |entry| entry.running.replace(running));

@@ -104,21 +104,6 @@ async fn a_stopped_engine_is_gone_and_what_is_known_of_its_resource_stays() {
 }
 
 #[tokio::test]
-async fn an_engine_only_looks_from_the_step_that_says_so_to_the_one_that_does_not() {
-    let registry = Registry::new();
-    registry.only_looks("unknown", true);
-    let engine = kept(&registry, "a", 1);
-    assert!(registry.looking("a").is_none(), "it has made no step");
-    registry.only_looks("a", true);
-    assert!(Arc::ptr_eq(&registry.looking("a").unwrap(), &engine));
-    registry.only_looks("a", false);
-    assert!(registry.looking("a").is_none());
-    registry.only_looks("a", true);
-    registry.stop("a").await;
-    assert!(registry.looking("a").is_none());
-}
-
-#[tokio::test]
 async fn an_engine_that_is_replaced_is_handed_back_to_be_stopped() {
     let registry = Registry::new();
     let old = kept(&registry, "a", 1);

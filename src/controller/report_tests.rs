@@ -15,7 +15,6 @@ fn copying() -> Report {
     Report {
         phase: Phase::Copying,
         next: Next::After(Duration::from_secs(5)),
-        only_looks: false,
         progress: Progress {
             collections: 300,
             collections_done: 120,

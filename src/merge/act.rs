@@ -166,6 +166,9 @@ pub(super) async fn dismantle(engine: &Engine, delete_destination: bool) -> Resu
         // A process that is about to set blocks finds its attempt gone.
         let reason = "the resource is deleted";
         cutover::abandon(&engine.state, &engine.source, engine.id, reason, Timestamp::now()).await?;
+        if !destination::is_destination_lost(engine).await? {
+            handover::unmark(engine, &parse_memo(&row)?).await?;
+        }
     }
     // One that is complete holds nothing but its claim, and its servers may be gone by now.
     if !is_complete || delete_destination {

@@ -321,7 +321,7 @@ impl Engine {
     fn note_what_there_was(&self, seen: &Observation, rows: &Rows) {
         self.known_passes.note(rows.merge.pass);
         if seen.phase == Phase::Completed || seen.cutover.handed_over {
-            self.known_passes.note_handover();
+            self.known_passes.note_handover(true);
         }
     }
 

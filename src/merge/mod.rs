@@ -35,7 +35,7 @@ pub use engine::{Connected, Engine};
 pub use error::{MergeCategory, MergeError, Problem};
 pub use memo::Memo;
 pub use phase::Phase;
-pub use plan::{NEWCOMERS_EVERY, NEWCOMERS_FOR, Next, UNITS_FAILING, Waiting};
+pub use plan::{Next, UNITS_FAILING, Waiting};
 pub use preflight::{Preview, preview};
 pub use report::{Attention, Fact, FactKind, NOT_MERGED, Progress, Report, SourceDeletionReport};
 pub use valid::{

@@ -142,10 +142,8 @@ const HELPING: Duration = Duration::from_secs(1);
 /// How often drained shards are looked for: writers are refused meanwhile.
 const DRAINING: Duration = Duration::from_millis(100);
 
-/// How long after the end collections are looked for that came after the verdict.
-pub const NEWCOMERS_FOR: Duration = Duration::from_hours(24);
-/// The pause between two looks for them.
-pub const NEWCOMERS_EVERY: Duration = Duration::from_mins(5);
+/// The least pause between two looks for collections that came after the verdict.
+const NEWCOMERS_EVERY: Duration = Duration::from_mins(5);
 
 /// The longest pause between two attempts to cut over.
 pub(super) const CUTOVER_RETRY_MAX: Duration = Duration::from_mins(30);
@@ -421,24 +419,19 @@ fn completed(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     if spec.cutover.source_writes == SourceWrites::Allow && seen.blocked_sources > 0 {
         actions.push(Action::UnblockSources);
     }
-    let mut look = until_look(spec, seen, now);
-    if look == Some(Duration::ZERO) {
+    if is_look_due(spec, seen, now) {
         actions.push(Action::LookForNewcomers);
-        look = Some(NEWCOMERS_EVERY);
     }
     let Some(from) = sources_deleted_from(spec, seen) else {
-        return Plan { actions, next: after_first([look, None]), waiting: None };
+        return Plan { actions, next: Next::Settled, waiting: None };
     };
     if spec.retry_token != seen.retry_token {
         actions.push(Action::ReconsiderKept);
         return go(actions);
     }
     match seen.deletion.next {
-        None => Plan { actions, next: after_first([look, None]), waiting: None },
-        Some(_) if now < from => {
-            let left = super::elapsed(now, from);
-            Plan { actions, next: after_first([look, Some(left)]), waiting: None }
-        }
+        None => Plan { actions, next: Next::Settled, waiting: None },
+        Some(_) if now < from => Plan { actions, ..poll(super::elapsed(now, from)) },
         Some(source) => {
             // One in a step: the spec is read anew before the next.
             actions.push(Action::DeleteSource(source));
@@ -447,24 +440,12 @@ fn completed(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Plan {
     }
 }
 
-/// Whether a merge is complete and nothing is to be done for it at this moment but to look at what came later.
-pub(super) fn only_looks(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> bool {
-    let is_look = |action: &Action| matches!(action, Action::RestWorkers | Action::LookForNewcomers);
-    seen.phase == Phase::Completed && completed(spec, seen, now).actions.iter().all(is_look)
-}
-
-/// How long until the next look for newcomers is due; `None`: there is no more.
-fn until_look(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> Option<Duration> {
-    let completed_at = seen.completed_at?;
-    if spec.suspend || super::apart(completed_at, now) >= NEWCOMERS_FOR {
-        return None;
-    }
+/// Whether collections are to be looked for that came after the verdict. Nobody makes a step, or connects, for that alone: the
+/// servers may be gone by then.
+fn is_look_due(spec: &ValidMerge, seen: &Observation, now: Timestamp) -> bool {
     // One that lies ahead was made before the clock was set back.
-    let last = seen.newcomers_looked_at.filter(|&looked_at| looked_at <= now);
-    let since = last.map_or(NEWCOMERS_EVERY, |looked_at| super::elapsed(looked_at, now));
-    let wait = NEWCOMERS_EVERY.saturating_sub(since);
-    let is_in_time = super::elapsed(completed_at, now) + wait < NEWCOMERS_FOR;
-    is_in_time.then_some(wait)
+    let is_recent = |looked_at| looked_at <= now && super::elapsed(looked_at, now) < NEWCOMERS_EVERY;
+    !spec.suspend && !seen.newcomers_looked_at.is_some_and(is_recent)
 }
 
 /// From when on the source indices are deleted; `None`: they are not, as things are.
@@ -529,11 +510,6 @@ fn writing(seen: &Observation, plan: Plan) -> Plan {
 
 fn go(actions: Vec<Action>) -> Plan {
     Plan { actions, next: Next::Now, waiting: None }
-}
-
-/// When the first of these waits is over; without one nothing is to be done any more.
-fn after_first(waits: [Option<Duration>; 2]) -> Next {
-    waits.into_iter().flatten().min().map_or(Next::Settled, Next::After)
 }
 
 fn poll(after: Duration) -> Plan {

@@ -40,7 +40,6 @@ fn completed(sources: i64) -> Observation {
         blocked_sources: sources.unsigned_abs(),
         pass_taken_at: Some(at(-10)),
         completed_at: Some(at(0)),
-        newcomers_looked_at: Some(at(0)),
         deletion: DeletionSeen {
             remaining: sources.unsigned_abs(),
             next: Some(1),
@@ -58,30 +57,16 @@ fn deleted(plan: &Plan) -> Vec<SourceId> {
 }
 
 const DUE: i64 = 168 * 3600;
-const DAY: i64 = 24 * 3600;
 
 #[test]
 fn nothing_is_deleted_before_its_time_and_the_step_waits_for_it() {
-    for second in [DAY, DAY + 1, DUE - 1] {
-        let plan = plan(&asking(), &completed(3), at(second));
+    for second in [0, 1, DUE - 1] {
+        let seen = Observation { newcomers_looked_at: Some(at(second)), ..completed(3) };
+        let plan = plan(&asking(), &seen, at(second));
         assert_eq!(plan.actions, [Action::RestWorkers]);
         let left = Duration::from_secs(u64::try_from(DUE - second).unwrap());
         assert_eq!(plan.next, Next::After(left));
     }
-}
-
-#[test]
-fn of_a_deletion_and_a_look_for_newcomers_the_earlier_one_is_waited_for() {
-    let mut spec = asking();
-    let next = |spec: &ValidMerge, second| plan(spec, &completed(3), at(second)).next;
-    assert_eq!(next(&spec, 100), Next::After(Duration::from_secs(200)));
-    spec.cutover.delete_sources_after = Some(Duration::from_secs(290));
-    assert_eq!(next(&spec, 100), Next::After(Duration::from_secs(190)));
-    assert_eq!(deleted(&plan(&spec, &completed(3), at(290))), [1]);
-    // Both are due.
-    let plan = plan(&spec, &completed(3), at(300));
-    assert_eq!(plan.actions, [Action::RestWorkers, Action::LookForNewcomers, Action::DeleteSource(1)]);
-    assert_eq!(plan.next, Next::Now);
 }
 
 #[test]
@@ -95,6 +80,7 @@ fn then_they_go_one_at_a_time_until_none_is_left() {
         seen.deletion.remaining -= 1;
         seen.deletion.next = (source < 3).then_some(source + 1);
     }
+    seen.newcomers_looked_at = Some(at(DUE));
     let plan = plan(&asking(), &seen, at(DUE + 10));
     assert_eq!((plan.actions, plan.next), (vec![Action::RestWorkers], Next::Settled));
 }

@@ -12,7 +12,7 @@ pub use self::newcomers::NOT_MERGED;
 use super::memo::GraphMemo;
 use super::observe::{Observation, Rows, active};
 use super::phase::Phase;
-use super::plan::{Next, Waiting, only_looks};
+use super::plan::{Next, Waiting};
 use super::progress::{Pace, eta};
 use super::valid::{SourceWrites, ValidMerge, Verification};
 use crate::state::{KindTotals, SourceDeletion, SourceState};
@@ -27,9 +27,6 @@ pub struct Report {
     pub phase: Phase,
     /// When the next step is due.
     pub next: Next,
-    /// The merge is complete, and nothing is to be done for it at this moment but to look at what came later. Its servers may
-    /// be gone, and nobody needs to connect for it.
-    pub only_looks: bool,
     /// How far it is.
     pub progress: Progress,
     /// How far the destination may be behind the sources, counting what is copied; known from `Synced` on.
@@ -172,7 +169,6 @@ pub(super) fn report(inputs: &Inputs<'_>, pace: &mut Pace) -> Report {
     Report {
         phase,
         next: inputs.next,
-        only_looks: only_looks(spec, seen, now),
         progress: progress(seen.phase, rows, pace, now),
         lag: matches!(seen.phase, Phase::Synced | Phase::CuttingOver)
             .then(|| seen.lag_now(now))

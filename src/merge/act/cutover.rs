@@ -159,7 +159,12 @@ pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -
         return Ok(false);
     }
     if destination::is_destination_lost(engine).await? {
-        return Err(destination::lost(engine));
+        let lost = destination::lost(engine);
+        if memo.cutover.handed_over {
+            // Nothing is left that applications may have written to.
+            abandon(&engine.state, &engine.source, engine.id, &lost.to_string(), now).await?;
+        }
+        return Err(lost);
     }
     destination::put_everything_back(engine).await?;
     // What was taken out of the merge while the cutover was under way moves nowhere. Its index may be merged for
@@ -168,17 +173,22 @@ pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -
     let merged: BTreeSet<&str> = active(&stored).map(|source| source.index_uuid.as_str()).collect();
     let is_out = |source: &SourceRow| !merged.contains(source.index_uuid.as_str());
     blocks::lift(&engine.state, &engine.source, engine.id, is_out).await?;
-    handover::mark(engine).await?;
-    if !set_aliases(engine, spec, now).await? {
+    if !handover::mark(engine, &memo).await? || !set_aliases(engine, spec, &memo, now).await? {
         return Ok(false);
     }
+    engine.known_passes.note_handover(true);
     let refused = memo.cutover.blocked_at.map(|blocked_at| elapsed(blocked_at, now).as_secs_f64());
     engine.edit_memo(|memo| memo.writes_refused_seconds = refused).await?;
     Ok(true)
 }
 
-/// False if they are refused, and the attempt is given up for that.
-async fn set_aliases(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Result<bool, MergeError> {
+/// False if they are refused, and the attempt is given up for that, or it is over already.
+async fn set_aliases(
+    engine: &Engine,
+    spec: &ValidMerge,
+    attempt: &Memo,
+    now: Timestamp,
+) -> Result<bool, MergeError> {
     let index = spec.destination.index.as_str();
     let aliases: Vec<Value> = spec
         .cutover
@@ -190,7 +200,17 @@ async fn set_aliases(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Resu
         return Ok(true);
     }
     let mut was_handed_over = false;
-    engine.edit_memo(|memo| was_handed_over = std::mem::replace(&mut memo.cutover.handed_over, true)).await?;
+    let memo = engine
+        .edit_memo(|memo| {
+            if handover::is_ended_by(memo, attempt) {
+                was_handed_over = std::mem::replace(&mut memo.cutover.handed_over, true);
+            }
+        })
+        .await?;
+    if !handover::is_ended_by(&memo, attempt) {
+        return Ok(false);
+    }
+    engine.known_passes.note_handover(true);
     let Err(error) = engine.destination.update_aliases(&json!(aliases)).await else { return Ok(true) };
     // Else the aliases may be there already, by this request or by one before it whose answer was lost, and
     // applications may write to the destination: the next comparison of keys would delete that.
@@ -198,6 +218,7 @@ async fn set_aliases(engine: &Engine, spec: &ValidMerge, now: Timestamp) -> Resu
     let error = MergeError::Aliases(error);
     if is_refused && (!was_handed_over || leads_no_alias_there(engine).await) {
         // Nobody is refused until somebody mends it.
+        engine.known_passes.note_handover(false);
         abandon(&engine.state, &engine.source, engine.id, &error.to_string(), now).await?;
         return Ok(false);
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::destination::{described_now, lost};
+use super::keys::count_destination;
 use crate::elastic::IndexInfo;
 use crate::merge::engine::Engine;
 use crate::merge::error::{MergeCategory, MergeError, Problem};
@@ -128,15 +129,54 @@ pub(super) async fn refuse_if_handed_over(
     }
 }
 
+/// [`refuse_if_handed_over`], for collections that are new to this merge. In an index that is in service, what is there of
+/// them is not what this merge wrote.
+pub(super) async fn refuse_new(engine: &Engine, collections: &BTreeSet<i64>) -> Result<(), MergeError> {
+    if collections.is_empty() {
+        return Ok(());
+    }
+    refuse_if_handed_over(engine, collections).await?;
+    if !marks(&described_now(engine).await?).is_ok_and(|marks| !marks.is_empty()) {
+        return Ok(());
+    }
+    let there = count_destination(engine).await?;
+    let Some((collection, documents)) = there.into_iter().find(|(id, _)| collections.contains(id)) else {
+        return Ok(());
+    };
+    let name = &engine.merge.destination.index;
+    let holds = if documents == 1 { "1 document".to_owned() } else { format!("{documents} documents") };
+    let text = format!(
+        "{name} is in service and holds {holds} of the collection {collection}, which this merge did not write and would \
+         delete or overwrite; put the collection into spec.collections.exclude, or delete these documents first"
+    );
+    Err(MergeError::problem(MergeCategory::DestinationMismatch, "spec.destination.index.name", text))
+}
+
 /// Puts the mark on the destination: applications may write to it once this is done, and before nothing led them there. The
-/// intent is in the memo first; where another pass is made after all, the mark comes off again before it.
-pub(super) async fn mark(engine: &Engine) -> Result<(), MergeError> {
-    engine.known_passes.note_handover();
-    let memo =
-        engine.edit_memo(|memo| memo.marked = Some(memo.cutover.started_at.unwrap_or_default())).await?;
+/// intent is in the memo first; where another pass is made after all, the mark comes off again before it. False if the attempt
+/// is over.
+pub(super) async fn mark(engine: &Engine, attempt: &Memo) -> Result<bool, MergeError> {
+    let started_at = attempt.cutover.started_at;
+    let memo = engine
+        .edit_memo(|memo| {
+            if is_ended_by(memo, attempt) {
+                memo.marked = started_at;
+            }
+        })
+        .await?;
+    if !is_ended_by(&memo, attempt) {
+        return Ok(false);
+    }
     let stored = engine.state.sources(engine.id).await?;
     let collections: BTreeSet<i64> = active(&stored).map(|source| source.collection_id).collect();
-    replace(engine, &memo, ranges(&collections)).await
+    replace(engine, &memo, ranges(&collections)).await?;
+    Ok(true)
+}
+
+/// Whether the attempt that a process saw is still under way and may end: a process that was stopped for long may find another.
+pub(super) fn is_ended_by(memo: &Memo, attempt: &Memo) -> bool {
+    let is_positive = memo.verdict.as_ref().is_some_and(|verdict| verdict.positive);
+    memo.cutover.started_at == attempt.cutover.started_at && is_positive
 }
 
 /// Takes the mark of an attempt away that did not hand the destination over after all.

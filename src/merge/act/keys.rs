@@ -295,7 +295,7 @@ fn are_copied_whole(rows: &[ShardRow], now: &[PrimaryStats]) -> bool {
 }
 
 /// Documents of each collection in the destination, now.
-async fn count_destination(engine: &Engine) -> Result<BTreeMap<i64, u64>, MergeError> {
+pub(super) async fn count_destination(engine: &Engine) -> Result<BTreeMap<i64, u64>, MergeError> {
     let destination = &engine.merge.destination.index;
     engine.destination.refresh(std::slice::from_ref(destination)).await.map_err(MergeError::Destination)?;
     engine.destination.count_by(destination, COLLECTION_FIELD).await.map_err(MergeError::Destination)

@@ -38,9 +38,9 @@ impl KnownPasses {
         self.highest.fetch_max(last, Ordering::Relaxed);
     }
 
-    /// Takes note that the destination was handed over, or is about to be: then no pass follows.
-    pub fn note_handover(&self) {
-        self.is_handed_over.store(true, Ordering::Relaxed);
+    /// Takes note that the destination was handed over, or is about to be: then no pass follows. Or that it was not after all.
+    pub fn note_handover(&self, is_handed_over: bool) {
+        self.is_handed_over.store(is_handed_over, Ordering::Relaxed);
     }
 
     fn is_handed_over(&self) -> bool {
@@ -61,15 +61,18 @@ pub(in crate::merge) async fn outnumber_forgotten_passes(
     last: i32,
 ) -> Result<(), MergeError> {
     let known = &engine.known_passes;
-    // Of an attempt that came to its end and was given up there.
-    handover::unmark(engine, memo).await?;
-    if known.is_last(last) && !known.is_handed_over() {
-        return Ok(());
+    let was_handed_over = known.is_handed_over();
+    if !was_handed_over {
+        // Of an attempt that came to its end and was given up there.
+        handover::unmark(engine, memo).await?;
     }
-    let stored = engine.state.sources(engine.id).await?;
-    let collections = stored.iter().map(|source| source.collection_id).collect();
-    handover::refuse_if_handed_over(engine, &collections).await?;
-    known.is_handed_over.store(false, Ordering::Relaxed);
+    if was_handed_over || !known.is_last(last) {
+        let stored = engine.state.sources(engine.id).await?;
+        let collections = stored.iter().map(|source| source.collection_id).collect();
+        handover::refuse_if_handed_over(engine, &collections).await?;
+        // Somebody may have taken the mark away.
+        known.note_handover(false);
+    }
     if known.is_last(last) {
         return Ok(());
     }

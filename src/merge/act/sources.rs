@@ -7,7 +7,7 @@ mod matching;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 
-use super::handover::refuse_if_handed_over;
+use super::handover::refuse_new;
 use crate::collections::CollectionRow;
 use crate::elastic::{Cluster, ElasticError, ErrorCategory, IndexInfo, IndexName, MAX_WINDOW, PrimaryStats};
 use crate::merge::act::{VECTOR_FIELD, keys};
@@ -78,7 +78,7 @@ pub(super) async fn resolve(engine: &Engine, spec: &ValidMerge) -> Result<Option
     let changed: Vec<NewSource> = found.iter().filter(|source| is_news(source, &known)).cloned().collect();
     let held: BTreeSet<i64> = before.iter().map(|source| source.collection_id).collect();
     let new = changed.iter().map(|source| source.collection_id).filter(|id| !held.contains(id)).collect();
-    refuse_if_handed_over(engine, &new).await?;
+    refuse_new(engine, &new).await?;
     let stored = if changed.is_empty() {
         before.clone()
     } else {

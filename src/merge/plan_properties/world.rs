@@ -290,8 +290,7 @@ pub fn settles(world: &mut World, spec: &ValidMerge, seconds: i64) -> Option<Pla
         let now = later(seconds + i64::try_from(step).unwrap());
         let made = world.step(spec, now, usize::MAX);
         let only_looks = made.actions.iter().all(|action| *action == Action::ReconcileKeys);
-        let is_at_the_end = world.seen.phase == Phase::Completed && made.actions == [Action::RestWorkers];
-        let is_still = made.next == Next::Settled || is_at_the_end || (made.waiting.is_some() && only_looks);
+        let is_still = made.next == Next::Settled || (made.waiting.is_some() && only_looks);
         if is_still {
             return Some(made);
         }

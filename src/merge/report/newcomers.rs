@@ -11,7 +11,7 @@ use crate::state::SourceRow;
 pub const NOT_MERGED: &str = "NotMerged";
 
 /// Collections that an entry names.
-const NAMED: usize = 20;
+const NAMED: usize = 12;
 
 /// What follows the message of a merge that is complete.
 pub(super) fn sentence(memo: &NewcomersMemo) -> &'static str {
@@ -27,9 +27,9 @@ pub(super) fn attention(memo: &NewcomersMemo, sources: &[SourceRow]) -> Vec<Atte
     let new_total = memo.total.saturating_sub(anew_total);
     let added = entry(&new, new_total, |more, ids| {
         format!(
-            "its index came after the verdict and is not merged{more}; delete this resource, which keeps the \
-             destination unless spec.deletionPolicy says otherwise, and apply one with the same destination \
-             and spec.collections.include: [{ids}]"
+            "its index came after the verdict and is not merged{more}; unless applications have written chunks of it \
+             to the destination, delete this resource (the destination stays, unless spec.deletionPolicy says \
+             otherwise) and apply one with that destination and spec.collections.include: [{ids}]"
         )
     });
     let remade = entry(&anew, anew_total, |more, ids| {

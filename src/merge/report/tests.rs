@@ -200,7 +200,7 @@ fn a_complete_merge_says_which_collections_came_after_the_verdict_and_what_to_do
     assert_eq!((report.phase, report.attention_total), (Phase::Completed, 1));
     let told = &report.attention[0];
     assert_eq!((told.collection, told.reason.as_str()), (8, NOT_MERGED));
-    assert!(told.message.contains("is not merged; delete this resource"), "{}", told.message);
+    assert!(told.message.contains("is not merged; unless applications"), "{}", told.message);
     assert!(told.message.ends_with("spec.collections.include: [8]"), "{}", told.message);
 
     let report = told_of(8..11, 3);
