@@ -320,7 +320,9 @@ impl Engine {
     /// What the state may not remember later, if it is set back.
     fn note_what_there_was(&self, seen: &Observation, rows: &Rows) {
         self.known_passes.note(rows.merge.pass);
-        if seen.phase == Phase::Completed || seen.cutover.handed_over {
+        if seen.phase == Phase::Completed {
+            self.known_passes.note_completion();
+        } else if seen.cutover.handed_over {
             self.known_passes.note_handover(true);
         }
     }

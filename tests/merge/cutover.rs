@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use es_index_merge::api::EsIndexMerge;
 use es_index_merge::merge::secrets::{self, SecretProblem, SecretSource};
-use es_index_merge::merge::{Engine, Next, Phase, ValidMerge};
+use es_index_merge::merge::{Engine, MergeError, Next, Phase, ValidMerge};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
@@ -399,4 +399,57 @@ async fn writers_that_are_not_refused_make_no_verdict_negative() {
     assert!(run.success, "{run:?}");
     assert!(!is_blocked(&scene, &shelf.index).await);
     assert!(shelf.in_destination().await.len() >= 500);
+}
+
+/// Postgres fails at the last moment: the destination is marked as handed over, and nobody may be led there.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_is_not_reached_keeps_the_merge_from_nothing() {
+    const REFUSE_THE_END: &str = "
+        CREATE FUNCTION refuse_the_end() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;
+        CREATE TRIGGER refuse_the_end BEFORE UPDATE ON es_index_merge.merge
+            FOR EACH ROW WHEN (NEW.phase = 'Completed') EXECUTE FUNCTION refuse_the_end()";
+    let scene = Scene::new(Flavor::V9, Flavor::V9).await;
+    let _tables = Shelf::tables(&scene).await;
+    let shelf = Shelf::create(&scene, scene.first_id, 1).await;
+    shelf.put_document(scene.first_id, 5, "there").await;
+    let manifest = Manifest::parse(&scene.manifest(DIMENSIONS));
+    let merge = ValidMerge::parse("cli/first", &manifest.merge.spec).expect("the spec is valid");
+    let found = secrets::resolve(&manifest.merge.spec, &manifest).await.expect("the secrets are there");
+    let engine =
+        Engine::open(merge.clone(), found, "at the end".to_owned()).await.expect("everything answers");
+    sqlx::raw_sql(REFUSE_THE_END).execute(&scene.pool).await.unwrap();
+    // Until it is complete, or a step fails.
+    let goes_on = async || {
+        for _ in 0..600 {
+            let report = engine.step(Timestamp::now()).await?;
+            if report.phase == Phase::Completed {
+                return Ok(());
+            }
+            if report.next != Next::Now {
+                let _ = tokio::time::timeout(Duration::from_millis(200), engine.progressed()).await;
+            }
+        }
+        panic!("it comes to no end");
+    };
+    let marks = async || {
+        let found = scene.destination_cluster.get(&format!("/{}/_mapping", scene.index)).await.unwrap();
+        found[&scene.index]["mappings"]["_meta"]["es-index-merge"]["handedOver"]
+            .as_array()
+            .map_or(0, Vec::len)
+    };
+    let error: MergeError = Box::pin(goes_on()).await.expect_err("the end is refused");
+    assert!(error.to_string().contains("not now"), "{error}");
+    assert_eq!(marks().await, 1);
+
+    engine.retune(ValidMerge { suspend: true, ..merge.clone() });
+    engine.step(Timestamp::now()).await.expect("the attempt is given up");
+    assert!(!is_blocked(&scene, &shelf.index).await);
+    shelf.put_document(scene.first_id + 1, 3, "written since").await;
+    sqlx::raw_sql("DROP TRIGGER refuse_the_end ON es_index_merge.merge").execute(&scene.pool).await.unwrap();
+    let no_pause = "UPDATE es_index_merge.merge SET memo = jsonb_set(memo, '{cutover,retry_at}', 'null')";
+    sqlx::query(no_pause).execute(&scene.pool).await.unwrap();
+    engine.retune(merge);
+    Box::pin(goes_on()).await.expect("nothing keeps it from its end");
+    assert_eq!((shelf.in_destination().await.len(), marks().await), (8, 1));
+    engine.stop().await;
 }

@@ -176,7 +176,6 @@ pub(super) async fn finish(engine: &Engine, spec: &ValidMerge, now: Timestamp) -
     if !handover::mark(engine, &memo).await? || !set_aliases(engine, spec, &memo, now).await? {
         return Ok(false);
     }
-    engine.known_passes.note_handover(true);
     let refused = memo.cutover.blocked_at.map(|blocked_at| elapsed(blocked_at, now).as_secs_f64());
     engine.edit_memo(|memo| memo.writes_refused_seconds = refused).await?;
     Ok(true)

@@ -147,7 +147,8 @@ pub(super) async fn refuse_new(engine: &Engine, collections: &BTreeSet<i64>) -> 
     let holds = if documents == 1 { "1 document".to_owned() } else { format!("{documents} documents") };
     let text = format!(
         "{name} is in service and holds {holds} of the collection {collection}, which this merge did not write and would \
-         delete or overwrite; put the collection into spec.collections.exclude, or delete these documents first"
+         delete or overwrite; put the collection into spec.collections.exclude; or, if only an earlier merge wrote them, \
+         delete them first (`POST /{name}/_delete_by_query`, by collection_id)"
     );
     Err(MergeError::problem(MergeCategory::DestinationMismatch, "spec.destination.index.name", text))
 }
@@ -176,7 +177,7 @@ pub(super) async fn mark(engine: &Engine, attempt: &Memo) -> Result<bool, MergeE
 /// Whether the attempt that a process saw is still under way and may end: a process that was stopped for long may find another.
 pub(super) fn is_ended_by(memo: &Memo, attempt: &Memo) -> bool {
     let is_positive = memo.verdict.as_ref().is_some_and(|verdict| verdict.positive);
-    memo.cutover.started_at == attempt.cutover.started_at && is_positive
+    memo.cutover.started_at == attempt.cutover.started_at && (memo.cutover.handed_over || is_positive)
 }
 
 /// Takes the mark of an attempt away that did not hand the destination over after all.

@@ -30,6 +30,8 @@ pub(in crate::merge) struct KnownPasses {
     is_asked: AtomicBool,
     /// Whether it was handed over, as far as this process saw, or is about to be.
     is_handed_over: AtomicBool,
+    /// Whether the merge was complete, as far as this process saw.
+    is_complete: AtomicBool,
 }
 
 impl KnownPasses {
@@ -41,6 +43,12 @@ impl KnownPasses {
     /// Takes note that the destination was handed over, or is about to be: then no pass follows. Or that it was not after all.
     pub fn note_handover(&self, is_handed_over: bool) {
         self.is_handed_over.store(is_handed_over, Ordering::Relaxed);
+    }
+
+    /// Takes note that the merge was complete.
+    pub fn note_completion(&self) {
+        self.note_handover(true);
+        self.is_complete.store(true, Ordering::Relaxed);
     }
 
     fn is_handed_over(&self) -> bool {
@@ -62,8 +70,9 @@ pub(in crate::merge) async fn outnumber_forgotten_passes(
 ) -> Result<(), MergeError> {
     let known = &engine.known_passes;
     let was_handed_over = known.is_handed_over();
-    if !was_handed_over {
-        // Of an attempt that came to its end and was given up there.
+    let is_given_up = memo.marked != memo.cutover.started_at && !known.is_complete.load(Ordering::Relaxed);
+    if is_given_up || !was_handed_over {
+        // Of an attempt that came to its end, and led nowhere.
         handover::unmark(engine, memo).await?;
     }
     if was_handed_over || !known.is_last(last) {
