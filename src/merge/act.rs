@@ -161,13 +161,14 @@ async fn enter(engine: &Engine, from: Phase, to: Phase) -> Result<(), MergeError
 /// See [`Engine::dismantle`].
 pub(super) async fn dismantle(engine: &Engine, delete_destination: bool) -> Result<(), MergeError> {
     let row = engine.merge_row().await?;
+    let memo = parse_memo(&row)?;
     let is_complete = row.phase == Phase::Completed.as_str();
-    if !is_complete && !parse_memo(&row)?.cutover.handed_over {
+    if !is_complete && !memo.cutover.handed_over {
         // A process that is about to set blocks finds its attempt gone.
         let reason = "the resource is deleted";
         cutover::abandon(&engine.state, &engine.source, engine.id, reason, Timestamp::now()).await?;
-        if !destination::is_destination_lost(engine).await? {
-            handover::unmark(engine, &parse_memo(&row)?).await?;
+        if memo.marked.is_some() && !destination::is_destination_lost(engine).await? {
+            handover::unmark(engine, &memo).await?;
         }
     }
     // One that is complete holds nothing but its claim, and its servers may be gone by now.

@@ -139,10 +139,7 @@ impl World {
             Action::DeleteSource(_) | Action::ReconsiderKept => {
                 panic!("sources are deleted though nobody asked for it")
             }
-            Action::Enter(phase) => {
-                seen.phase = *phase;
-                seen.completed_at = (*phase == Phase::Completed).then_some(self.now);
-            }
+            Action::Enter(phase) => seen.phase = *phase,
         }
     }
 

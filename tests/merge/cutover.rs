@@ -198,6 +198,16 @@ impl Manifest {
         }
         Manifest { merge: merge.expect("a merge"), secrets }
     }
+
+    pub fn valid(&self) -> ValidMerge {
+        ValidMerge::parse("cli/first", &self.merge.spec).expect("the spec is valid")
+    }
+
+    /// A process of that name, under the test's hand.
+    pub async fn open(&self, process: &str) -> Engine {
+        let found = secrets::resolve(&self.merge.spec, self).await.expect("the secrets are there");
+        Engine::open(self.valid(), found, process.to_owned()).await.expect("everything answers")
+    }
 }
 
 impl SecretSource for Manifest {
@@ -212,11 +222,7 @@ impl SecretSource for Manifest {
 async fn a_clock_that_jumps_days_forth_and_back_changes_nothing() {
     let scene = Scene::new(Flavor::V8, Flavor::V9).await;
     let shelf = with_late_chunks(&scene).await;
-    let manifest = Manifest::parse(&scene.manifest(DIMENSIONS));
-    let spec = &manifest.merge.spec;
-    let merge = ValidMerge::parse("cli/first", spec).expect("the spec is valid");
-    let found = secrets::resolve(spec, &manifest).await.expect("the secrets are there");
-    let engine = Engine::open(merge, found, "jumping".to_owned()).await.expect("everything answers");
+    let engine = Manifest::parse(&scene.manifest(DIMENSIONS)).open("jumping").await;
     let steps = async {
         for step in 0.. {
             // At the first steps each time; then it stays wrong.
@@ -413,10 +419,7 @@ async fn an_end_that_is_not_reached_keeps_the_merge_from_nothing() {
     let shelf = Shelf::create(&scene, scene.first_id, 1).await;
     shelf.put_document(scene.first_id, 5, "there").await;
     let manifest = Manifest::parse(&scene.manifest(DIMENSIONS));
-    let merge = ValidMerge::parse("cli/first", &manifest.merge.spec).expect("the spec is valid");
-    let found = secrets::resolve(&manifest.merge.spec, &manifest).await.expect("the secrets are there");
-    let engine =
-        Engine::open(merge.clone(), found, "at the end".to_owned()).await.expect("everything answers");
+    let engine = manifest.open("at the end").await;
     sqlx::raw_sql(REFUSE_THE_END).execute(&scene.pool).await.unwrap();
     // Until it is complete, or a step fails.
     let goes_on = async || {
@@ -441,14 +444,14 @@ async fn an_end_that_is_not_reached_keeps_the_merge_from_nothing() {
     assert!(error.to_string().contains("not now"), "{error}");
     assert_eq!(marks().await, 1);
 
-    engine.retune(ValidMerge { suspend: true, ..merge.clone() });
+    engine.retune(ValidMerge { suspend: true, ..manifest.valid() });
     engine.step(Timestamp::now()).await.expect("the attempt is given up");
     assert!(!is_blocked(&scene, &shelf.index).await);
     shelf.put_document(scene.first_id + 1, 3, "written since").await;
     sqlx::raw_sql("DROP TRIGGER refuse_the_end ON es_index_merge.merge").execute(&scene.pool).await.unwrap();
     let no_pause = "UPDATE es_index_merge.merge SET memo = jsonb_set(memo, '{cutover,retry_at}', 'null')";
     sqlx::query(no_pause).execute(&scene.pool).await.unwrap();
-    engine.retune(merge);
+    engine.retune(manifest.valid());
     Box::pin(goes_on()).await.expect("nothing keeps it from its end");
     assert_eq!((shelf.in_destination().await.len(), marks().await), (8, 1));
     engine.stop().await;

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use es_index_merge::merge::{Engine, FactKind, Next, Phase, Report, ValidMerge, secrets};
+use es_index_merge::merge::{FactKind, Next, Phase, Report};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::cutover::Manifest;
@@ -37,11 +37,7 @@ async fn every_write_that_is_older_than_the_lag_is_in_the_destination() {
     let shelf = Shelf::create(&scene, scene.first_id, 2).await;
     let document = scene.first_id;
     shelf.put_document(document, 20, "there from the start").await;
-    let manifest = Manifest::parse(&held(&scene.manifest(DIMENSIONS)));
-    let spec = &manifest.merge.spec;
-    let merge = ValidMerge::parse("cli/first", spec).expect("the spec is valid");
-    let found = secrets::resolve(spec, &manifest).await.expect("the secrets are there");
-    let engine = Engine::open(merge, found, "following".to_owned()).await.expect("everything answers");
+    let engine = Manifest::parse(&held(&scene.manifest(DIMENSIONS))).open("following").await;
 
     // When each chunk was acknowledged, by its number.
     let acknowledged: Mutex<Vec<(Timestamp, i64)>> = Mutex::default();

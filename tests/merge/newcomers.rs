@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use es_index_merge::merge::{Engine, Next, Phase, Report, ValidMerge, secrets};
+use es_index_merge::merge::{Engine, Next, Phase, Report};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::cutover::Manifest;
@@ -15,11 +15,7 @@ const LONGEST: Duration = Duration::from_millis(500);
 
 /// A process under the test's hand, whose merge is complete.
 async fn complete(scene: &Scene) -> Engine {
-    let manifest = Manifest::parse(&scene.manifest(DIMENSIONS));
-    let spec = &manifest.merge.spec;
-    let merge = ValidMerge::parse("cli/first", spec).expect("the spec is valid");
-    let found = secrets::resolve(spec, &manifest).await.expect("the secrets are there");
-    let engine = Engine::open(merge, found, "looking".to_owned()).await.expect("everything answers");
+    let engine = Manifest::parse(&scene.manifest(DIMENSIONS)).open("looking").await;
     let steps = async {
         loop {
             let report = engine.step(Timestamp::now()).await.expect("a step");
@@ -35,6 +31,22 @@ async fn complete(scene: &Scene) -> Engine {
     };
     tokio::time::timeout(Duration::from_mins(3), Box::pin(steps)).await.expect("it gets to the end");
     engine
+}
+
+/// A collection that is merged, and the process that did it.
+async fn one_merged(scene: &Scene) -> (Shelf<'_>, Engine) {
+    let _tables = Shelf::tables(scene).await;
+    let merged = Shelf::create(scene, scene.first_id, 1).await;
+    merged.put_document(scene.first_id, 5, "there").await;
+    let engine = complete(scene).await;
+    (merged, engine)
+}
+
+/// Another merge into the same index, of that collection.
+fn another(scene: &Scene, collection: i64) -> String {
+    let include = format!("  collections:\n    include: [{collection}]\n");
+    let other = scene.manifest(DIMENSIONS).replace("{name: first}", "{name: second}");
+    other.replace("  collections:\n", &include)
 }
 
 /// What it tells that many minutes from now, when there is nothing to be done at once.
@@ -64,11 +76,8 @@ fn ids(report: &Report) -> Vec<i64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collection_that_comes_after_the_verdict_is_told_until_it_is_gone() {
     let scene = Scene::new(Flavor::V8, Flavor::V9).await;
-    let _tables = Shelf::tables(&scene).await;
-    let first = scene.first_id;
-    let merged = Shelf::create(&scene, first, 1).await;
-    merged.put_document(first, 5, "there").await;
-    let engine = complete(&scene).await;
+    let (merged, engine) = one_merged(&scene).await;
+    let first = merged.collection;
 
     let newcomer = Shelf::create(&scene, first + 1, 2).await;
     newcomer.put_document(first + 1, 3, "after the verdict").await;
@@ -107,19 +116,14 @@ async fn a_collection_that_comes_after_the_verdict_is_told_until_it_is_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_said_of_a_collection_that_comes_after_the_verdict_merges_it() {
     let scene = Scene::new(Flavor::V9, Flavor::V9).await;
-    let _tables = Shelf::tables(&scene).await;
-    let first = scene.first_id;
-    let merged = Shelf::create(&scene, first, 1).await;
-    merged.put_document(first, 5, "there").await;
-    let engine = complete(&scene).await;
+    let (merged, engine) = one_merged(&scene).await;
+    let first = merged.collection;
     let newcomer = Shelf::create(&scene, first + 1, 1).await;
     newcomer.put_document(first + 1, 3, "after the verdict").await;
     assert_eq!(ids(&in_minutes(&engine, 6).await), [newcomer.collection]);
 
     engine.dismantle(false).await.expect("its claim is released");
-    let include = format!("  collections:\n    include: [{}]\n", newcomer.collection);
-    let other = scene.manifest(DIMENSIONS).replace("{name: first}", "{name: second}");
-    let run = scene.run(&other.replace("  collections:\n", &include)).await;
+    let run = scene.run(&another(&scene, newcomer.collection)).await;
     assert!(run.success, "{run:?}");
     assert_eq!((merged.in_destination().await.len(), newcomer.in_destination().await.len()), (5, 3));
     assert!(is_blocked(&scene, &newcomer.index).await);
@@ -128,11 +132,8 @@ async fn what_is_said_of_a_collection_that_comes_after_the_verdict_merges_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_applications_wrote_of_a_collection_keeps_another_merge_from_taking_it() {
     let scene = Scene::new(Flavor::V9, Flavor::V9).await;
-    let _tables = Shelf::tables(&scene).await;
-    let first = scene.first_id;
-    let merged = Shelf::create(&scene, first, 1).await;
-    merged.put_document(first, 5, "there").await;
-    let engine = complete(&scene).await;
+    let (merged, engine) = one_merged(&scene).await;
+    let first = merged.collection;
     let newcomer = Shelf::create(&scene, first + 1, 1).await;
     newcomer.put_document(first + 1, 3, "after the verdict").await;
     let mut written = merged.in_destination().await.into_values().next().unwrap()["_source"].take();
@@ -140,9 +141,7 @@ async fn what_applications_wrote_of_a_collection_keeps_another_merge_from_taking
     scene.destination_cluster.post(&format!("/{}/_doc", scene.index), &written).await.unwrap();
 
     engine.dismantle(false).await.expect("its claim is released");
-    let include = format!("  collections:\n    include: [{}]\n", newcomer.collection);
-    let other = scene.manifest(DIMENSIONS).replace("{name: first}", "{name: second}");
-    let run = scene.run(&other.replace("  collections:\n", &include)).await;
+    let run = scene.run(&another(&scene, newcomer.collection)).await;
     assert!(!run.success && run.output.contains("holds 1 document"), "{run:?}");
     assert_eq!(newcomer.in_destination().await.len(), 1);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use demo::cluster::Method;
 use demo::seed::bulk::Bulk;
-use es_index_merge::merge::{Engine, Next, ValidMerge, secrets};
+use es_index_merge::merge::{Engine, Next};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -97,11 +97,7 @@ const LONGEST: Duration = Duration::from_millis(500);
 
 /// A process that follows the sources under the test's hand.
 async fn follower(scene: &Scene) -> Engine {
-    let manifest = Manifest::parse(&held(&scene.manifest(DIMENSIONS)));
-    let spec = &manifest.merge.spec;
-    let merge = ValidMerge::parse("cli/first", spec).expect("the spec is valid");
-    let found = secrets::resolve(spec, &manifest).await.expect("the secrets are there");
-    Engine::open(merge, found, "following".to_owned()).await.expect("everything answers")
+    Manifest::parse(&held(&scene.manifest(DIMENSIONS))).open("following").await
 }
 
 async fn goes_on(engine: &Engine) {

@@ -107,21 +107,22 @@ fn objection_to(
     Some(Problem::new("spec.destination.index.name", text))
 }
 
-/// An error if the destination, as it is now, was handed over with one of these collections, which this merge has.
+/// An error if the destination, as it is now, was handed over with one of these collections, which this merge has. Returns
+/// whether it was handed over with any other.
 pub(super) async fn refuse_if_handed_over(
     engine: &Engine,
     collections: &BTreeSet<i64>,
-) -> Result<(), MergeError> {
+) -> Result<bool, MergeError> {
     if collections.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let name = &engine.merge.destination.index;
     let described = engine.destination.describe(std::slice::from_ref(name)).await;
     let described = described.map_err(MergeError::Destination)?;
+    let Some(info) = described.get(name) else { return Ok(false) };
     let or_else = "if the collection was added to spec.collections since, take it out again";
-    let objection = |info| objection_to(&engine.merge, info, or_else, |mark: &Mark| mark.one_of(collections));
-    match described.get(name).and_then(objection) {
-        None => Ok(()),
+    match objection_to(&engine.merge, info, or_else, |mark| mark.one_of(collections)) {
+        None => Ok(marks(info).is_ok_and(|marks| !marks.is_empty())),
         Some(problem) => Err(MergeError::Problems {
             category: MergeCategory::DestinationMismatch,
             problems: vec![problem],
@@ -132,11 +133,7 @@ pub(super) async fn refuse_if_handed_over(
 /// [`refuse_if_handed_over`], for collections that are new to this merge. In an index that is in service, what is there of
 /// them is not what this merge wrote.
 pub(super) async fn refuse_new(engine: &Engine, collections: &BTreeSet<i64>) -> Result<(), MergeError> {
-    if collections.is_empty() {
-        return Ok(());
-    }
-    refuse_if_handed_over(engine, collections).await?;
-    if !marks(&described_now(engine).await?).is_ok_and(|marks| !marks.is_empty()) {
+    if !refuse_if_handed_over(engine, collections).await? {
         return Ok(());
     }
     let there = count_destination(engine).await?;

@@ -156,10 +156,6 @@ impl World {
             }
             Action::LookForNewcomers => seen.newcomers_looked_at = Some(now),
             Action::DeleteSource(_) | Action::ReconsiderKept => panic!("nobody asked for {action:?}"),
-            Action::Enter(Phase::Completed) => {
-                seen.phase = Phase::Completed;
-                seen.completed_at.get_or_insert(now);
-            }
             Action::Enter(phase) => seen.phase = *phase,
             // The rest leaves no trace that this walk looks at.
             _ => {}
